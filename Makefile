@@ -1,0 +1,32 @@
+# Every target does its own set-up: a virtual environment in .venv, made again when the requirements change.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+BENCHMARKS := features head kills
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint bench install clean
+
+demo: $(READY)  ## the whole system on embedded data, offline; result in runs/demo
+	$(BIN)/cnnray demo
+
+test: $(READY)  ## all tests; `make test ARGS="tests/unit -k decode"` for some
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)  ## format, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## every benchmark, about an hour; each prints one JSON object as its last line
+	for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

@@ -1,0 +1,144 @@
+"""Every error that cnnray raises on purpose.
+
+    CnnrayError                  base; `code` names the fault, `exit_code` ends the command line
+    |-- UserError                the caller can fix it; says what was expected and what came (exit 2)
+    |   |-- OptionError          an option, config key or combination of them is wrong
+    |   |-- UnknownNameError     a name that is not in a registry; lists the known ones
+    |   |-- DataError            a data set that cannot be used: empty, one class, missing column
+    |   |-- ImageError           bytes that are not an acceptable image; `code` is one of IMAGE_CODES
+    |   |-- RunFolderError       a run folder that is finished, foreign or made with other settings
+    |   `-- CheckpointError      a checkpoint that is absent, cut short, changed or of another kind
+    |-- QuarantineError          the run is complete, but more inputs were bad than allowed (exit 3)
+    |-- StorageError             the disk or object store failed: full, read-only, unreachable (exit 4)
+    `-- ServiceError             the service answered with an error, or not at all (exit 5)
+
+The message is one line that a person can act on. `http_status` is what the service answers for it.
+"""
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+IMAGE_CODES = (
+    "empty",
+    "not_an_image",
+    "unsupported_format",
+    "truncated",
+    "corrupt",
+    "too_large",
+    "animated",
+)
+
+
+class CnnrayError(Exception):
+    """Base of all deliberate errors."""
+
+    code: str = "error"
+    exit_code: ClassVar[int] = 1
+    http_status: ClassVar[int] = 500
+
+
+class UserError(CnnrayError):
+    """The caller can fix it."""
+
+    code = "bad_request"
+    exit_code = 2
+    http_status = 400
+
+
+class OptionError(UserError):
+    """An option, a config key or a combination of them is wrong."""
+
+    code = "bad_option"
+
+
+class UnknownNameError(UserError):
+    """A name that is not in a registry.
+
+    Args:
+        kind: what was named, for example "backbone".
+        name: the name that came.
+        known: the names that exist; all are listed in the message.
+    """
+
+    code = "unknown_name"
+    http_status = 404
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        super().__init__(f"unknown {kind} {name!r}; known: {', '.join(known)}")
+        self._args = (kind, name, tuple(known))
+
+    def __reduce__(self) -> tuple[type["UnknownNameError"], tuple[str, str, tuple[str, ...]]]:
+        # Ray pickles errors between processes; the default would call __init__ with the message.
+        return UnknownNameError, self._args
+
+
+class DataError(UserError):
+    """A data set that cannot be used as asked."""
+
+    code = "bad_data"
+
+
+class ImageError(UserError):
+    """Bytes that are not an acceptable image.
+
+    Args:
+        code: one of IMAGE_CODES.
+        message: what was expected and what came.
+    """
+
+    http_status = 422
+
+    def __init__(self, code: str, message: str) -> None:
+        assert code in IMAGE_CODES, code
+        super().__init__(message)
+        self.code = code
+        self._args = (code, message)
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+        return ImageError, self._args
+
+
+class RunFolderError(UserError):
+    """A run folder that is finished, foreign or made with other settings."""
+
+    code = "run_folder"
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is absent, cut short, changed or of another kind."""
+
+    code = "bad_checkpoint"
+
+
+class QuarantineError(CnnrayError):
+    """The run is complete, but more inputs were bad than the run allows."""
+
+    code = "too_many_bad_inputs"
+    exit_code = 3
+
+
+class StorageError(CnnrayError):
+    """The disk or object store failed."""
+
+    code = "storage"
+    exit_code = 4
+
+
+class ServiceError(CnnrayError):
+    """The service answered with an error, or not at all.
+
+    Args:
+        message: what was asked and what came.
+        code: the problem's code as the service named it; "service" where it named none.
+        status: the HTTP status; 0 where no answer came.
+        request_id: under which the service logged the request; "" where no answer came.
+    """
+
+    code = "service"
+    exit_code = 5
+
+    def __init__(self, message: str, *, code: str = "service", status: int = 0, request_id: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+        self.request_id = request_id

@@ -1,0 +1,143 @@
+"""Files by URI: local paths, file://, s3://, gs:// and whatever else fsspec knows.
+
+The one place that writes to disk durably. On a local disk a file is written aside, synced and renamed,
+so that a reader sees the old content or the new, never half of it. Object stores give that by themselves.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import posixpath
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from cnnray.errors import StorageError
+
+
+def filesystem(uri: str) -> tuple[Any, str]:
+    """The fsspec filesystem of `uri` and the path inside it."""
+    fs, path = fsspec.core.url_to_fs(os.fspath(uri))
+    return fs, path
+
+
+def join(uri: str, *parts: str) -> str:
+    """`uri` with path components appended, by the rules of URIs (always '/')."""
+    return posixpath.join(os.fspath(uri), *parts)
+
+
+def is_local(uri: str) -> bool:
+    """Whether `uri` is on a disk that this process can reach by path."""
+    return isinstance(filesystem(uri)[0], LocalFileSystem)
+
+
+def absolute(uri: str) -> str:
+    """A local path made absolute, any other URI as it is: Ray's workers run in folders of their own."""
+    return str(filesystem(uri)[1]) if is_local(uri) else uri
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or folder is there."""
+    fs, path = filesystem(uri)
+    return bool(fs.exists(path))
+
+
+def list_files(uri: str, suffix: str = "") -> list[str]:
+    """Sorted URIs of the files directly inside folder `uri` that end in `suffix`; [] where there is no folder."""
+    fs, path = filesystem(uri)
+    fs.invalidate_cache(path)
+    try:
+        names = [e["name"] for e in fs.ls(path, detail=True) if e["type"] == "file"]
+    except FileNotFoundError:
+        return []
+    return sorted(join(uri, posixpath.basename(n)) for n in names if n.endswith(suffix))
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole content of a file.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        StorageError: it cannot be read.
+    """
+    fs, path = filesystem(uri)
+    with storage_errors(uri):
+        return bytes(fs.cat_file(path))
+
+
+def write_bytes(uri: str, content: bytes) -> None:
+    """Replace a file by `content`, all or nothing, on disk when this returns.
+
+    Raises:
+        StorageError: disk full, read-only, unreachable; the old content is still there.
+    """
+    fs, path = filesystem(uri)
+    with storage_errors(uri):
+        if isinstance(fs, LocalFileSystem):
+            _write_local(Path(path), content)
+        else:
+            fs.pipe_file(path, content)
+
+
+def read_json(uri: str) -> Any:
+    """A JSON file's content."""
+    return json.loads(read_bytes(uri))
+
+
+def write_json(uri: str, content: Any) -> None:
+    """Replace a JSON file, all or nothing; keys keep their order, indented for people."""
+    write_bytes(uri, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def make_folder(uri: str) -> None:
+    """Create a folder and its parents where the store has folders."""
+    fs, path = filesystem(uri)
+    with storage_errors(uri):
+        fs.makedirs(path, exist_ok=True)
+
+
+def remove(uri: str) -> None:
+    """Remove a file or a folder with all that is in it; nothing there is no error."""
+    fs, path = filesystem(uri)
+    with storage_errors(uri), contextlib.suppress(FileNotFoundError):
+        fs.rm(path, recursive=True)
+
+
+@contextlib.contextmanager
+def storage_errors(uri: str) -> Iterator[None]:
+    """Turn the operating system's I/O errors into StorageError, with a sentence; FileNotFoundError passes."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(
+                f"no space left while writing {uri}; what was written before is safe: free some space and run the "
+                "same command again"
+            ) from error
+        raise StorageError(f"cannot access {uri}: {error.strerror or error}") from error
+
+
+def _write_local(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with open(aside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself must survive a power loss
+    finally:
+        os.close(folder)

@@ -1,0 +1,17 @@
+"""Shared by all tiers: where the real data is, and a small synthetic photo folder."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_dir():
+    """The shared real data: CNNRAY_DATA, or ../shared/data beside the checkout."""
+    folder = Path(os.environ.get("CNNRAY_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no data at {folder}; set CNNRAY_DATA")
+    return folder
