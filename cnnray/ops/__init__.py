@@ -1,0 +1,1 @@
+"""Maths on arrays and bytes: no state, no Ray."""

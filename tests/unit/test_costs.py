@@ -1,0 +1,79 @@
+"""Costs: by hand, against PyTorch's own counter, and against what torchvision publishes."""
+
+import pytest
+import torch
+from efficientnet_lite_pytorch import EfficientNet
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import models
+
+from cnnray.nn.backbones import BACKBONES
+from cnnray.ops.costs import count_costs, output_shape
+
+
+def test_one_convolution_by_hand():
+    costs = count_costs(nn.Conv2d(3, 8, 3, stride=2, padding=1), 3, 10, 10)
+    assert costs.params == 8 * 3 * 3 * 3 + 8
+    assert costs.macs == 5 * 5 * 8 * (3 * 3 * 3)
+    assert costs.size_bytes == costs.params * 4
+
+
+def test_a_bottleneck_saves_nine_tenths_of_an_inception_layer():
+    """5x5 convolution of 28x28x192 to 32 channels: 120 M; through 16 channels by 1x1 first: 12.4 M."""
+    plain = nn.Conv2d(192, 32, 5, padding=2)
+    reduce, convolve = nn.Conv2d(192, 16, 1), nn.Conv2d(16, 32, 5, padding=2)
+    assert count_costs(plain, 192, 28, 28).macs == 28 * 28 * 32 * 5 * 5 * 192 == 120_422_400
+    assert count_costs(nn.Sequential(reduce, convolve), 192, 28, 28).macs == 2_408_448 + 10_035_200 == 12_443_648
+
+
+def test_groups_batch_norm_and_shared_layers_by_hand():
+    depthwise = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8, bias=False), nn.BatchNorm2d(8))
+    costs = count_costs(depthwise, 8, 5, 5)
+    assert costs.macs == 3 * 3 * 8 * 9
+    assert costs.params == 8 * 9 + 16
+    assert costs.size_bytes == 4 * (8 * 9 + 32) + 8  # the statistics are stored too, and a 64-bit counter
+    shared = nn.Linear(4, 4)
+    assert count_costs(nn.Sequential(shared, shared), 4).macs == 2 * 16  # computed twice,
+    assert count_costs(nn.Sequential(shared, shared), 4).params == 20  # stored once
+
+
+def test_the_module_is_left_as_it_was():
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4).eval())
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    assert count_costs(module, 3, 8, 8) == count_costs(module, 3, 8, 8)
+    assert module.training and not module[1].training and not module[0]._forward_hooks
+    assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
+
+
+@pytest.mark.parametrize("name", [n for n in BACKBONES if n != "efficientnet_lite0"])
+def test_costs_are_those_that_torchvision_publishes(name):
+    spec = BACKBONES[name]
+    published = models.get_model_weights(name).DEFAULT
+    with torch.device("meta"):
+        network = spec.build().eval()
+    costs = count_costs(network, 3, spec.input_size, spec.input_size)
+    auxiliary = 3_326_696 if name == "inception_v3" else 0  # its published count has the auxiliary classifier
+    assert costs.params + auxiliary == published.meta["num_params"]
+    assert costs.macs / 1e9 == pytest.approx(published.meta["_ops"], abs=6e-4)  # published with three decimals
+    with FlopCounterMode(display=False) as counter:
+        network(torch.empty(1, 3, spec.input_size, spec.input_size, device="meta"))
+    assert costs.macs * 2 == counter.get_total_flops()
+
+
+def test_costs_of_the_default_network_are_those_of_its_publishers_code():
+    """4.7 M parameters, 385 M multiply-accumulates."""
+    with torch.device("meta"):
+        network = BACKBONES["efficientnet_lite0"].build()
+    costs = count_costs(network, 3, 224, 224)
+    assert (costs.params, costs.macs) == (4_652_008, 385_187_552)
+    published = EfficientNet.from_name("efficientnet-lite0").eval()
+    assert costs.params == sum(p.numel() for p in published.parameters())
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        published(torch.zeros(1, 3, 224, 224))
+    assert costs.macs * 2 == counter.get_total_flops()
+
+
+def test_the_shape_of_an_output_is_known_without_computing_it():
+    layer = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8))
+    assert output_shape(layer, 3, 9, 11) == (8, 4, 5)
+    assert layer.training and layer[0].weight.device.type == "cpu"

@@ -1,0 +1,90 @@
+"""Metrics against scikit-learn, slow references and cases counted by hand."""
+
+import numpy as np
+import pytest
+from sklearn import metrics as oracle
+
+from cnnray.ops import metrics
+
+
+def random_case(seed, n=200, k=7):
+    rng = np.random.default_rng(seed)
+    scores = rng.gamma(0.3, size=(n, k)).astype(np.float64) + 1e-9
+    return scores / scores.sum(axis=1, keepdims=True), rng.integers(0, k - 1, n)  # the last class has no examples
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_all_agree_with_scikit_learn(seed):
+    probabilities, labels = random_case(seed)
+    predicted, classes = probabilities.argmax(axis=1), np.arange(7)
+    matrix = metrics.confusion_matrix(predicted, labels, 7)
+    np.testing.assert_array_equal(matrix, oracle.confusion_matrix(labels, predicted, labels=classes))
+    table = metrics.per_class(matrix)
+    expected = oracle.precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
+    for ours, theirs in zip((table.precision, table.recall, table.f1, table.support), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+    assert metrics.accuracy(predicted, labels) == oracle.accuracy_score(labels, predicted)
+    assert metrics.log_loss(probabilities, labels) == pytest.approx(
+        oracle.log_loss(labels, probabilities, labels=classes)
+    )
+    for k in (1, 2, 5):
+        expected_k = oracle.top_k_accuracy_score(labels, probabilities, k=k, labels=classes)
+        assert metrics.top_k_accuracy(probabilities, labels, k) == pytest.approx(expected_k)
+
+
+def slow_calibration_error(probabilities, labels, num_bins):
+    """Guo et al. 2017, equation 3, bin by bin."""
+    total = 0.0
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    for i in range(num_bins):
+        inside = (confidence > i / num_bins) & (confidence <= (i + 1) / num_bins)
+        if inside.any():
+            total += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    return total
+
+
+@pytest.mark.parametrize("num_bins", [1, 10, 15])
+def test_calibration_error_is_the_papers_equation(num_bins):
+    probabilities, labels = random_case(9)
+    ours = metrics.expected_calibration_error(probabilities, labels, num_bins)
+    assert ours == pytest.approx(slow_calibration_error(probabilities, labels, num_bins), abs=1e-12)
+
+
+def test_calibration_error_counted_by_hand():
+    # two examples at 0.8 confidence of which one is right: |0.5 - 0.8| = 0.3; one sure and right: 0
+    probabilities = np.array([[0.8, 0.2], [0.8, 0.2], [0.0, 1.0]])
+    assert metrics.expected_calibration_error(probabilities, np.array([0, 1, 1])) == pytest.approx(2 / 3 * 0.3)
+
+
+def test_confusion_and_table_counted_by_hand():
+    labels, predicted = np.array([0, 0, 1, 1, 1, 2]), np.array([0, 1, 1, 1, 0, 0])
+    matrix = metrics.confusion_matrix(predicted, labels, 3)
+    assert matrix.tolist() == [[1, 1, 0], [1, 2, 0], [1, 0, 0]]
+    table = metrics.per_class(matrix)
+    assert table.precision.tolist() == [1 / 3, 2 / 3, 0.0]
+    assert table.recall.tolist() == [1 / 2, 2 / 3, 0.0]
+    assert table.support.tolist() == [2, 3, 1]
+
+
+def test_a_tie_goes_to_the_lower_class_as_in_argmax():
+    scores = np.array([[0.5, 0.5, 0.0]])
+    assert metrics.top_k_accuracy(scores, np.array([0]), 1) == 1.0
+    assert metrics.top_k_accuracy(scores, np.array([1]), 1) == 0.0
+    assert metrics.top_k_accuracy(scores, np.array([1]), 2) == 1.0
+    assert metrics.top_k_accuracy(scores, np.array([2]), 5) == 1.0
+
+
+def test_nothing_gives_zeros_and_finite_numbers():
+    probabilities, labels = np.zeros((0, 3)), np.zeros(0, dtype=np.int64)
+    assert set(metrics.summary(probabilities, labels).values()) == {0.0}
+
+
+def test_a_sure_mistake_stays_finite():
+    assert metrics.log_loss(np.array([[1.0, 0.0]]), np.array([1])) == pytest.approx(-np.log(1e-12))
+
+
+def test_macro_figures_leave_out_classes_without_examples():
+    probabilities = np.array([[0.9, 0.1, 0.0], [0.1, 0.9, 0.0]])
+    found = metrics.summary(probabilities, np.array([0, 1]))
+    assert found["macro_f1"] == found["macro_recall"] == found["accuracy"] == 1.0
+    assert found["num_images"] == 2
