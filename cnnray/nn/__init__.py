@@ -1,0 +1,1 @@
+"""Torch modules that run on a single device."""

