@@ -1,0 +1,1 @@
+"""Arrays in, small result dataclasses out; no Ray."""

@@ -1,0 +1,220 @@
+"""A trained classifier from its checkpoint: encoded images in, labels and probabilities out.
+
+On CPUs every core runs its own forward passes of a few images: on two cores that took half the time of one forward
+pass over both, and single images do not pay for threads that wait for each other. On a GPU, large batches.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cnnray.errors import CheckpointError, ImageError, OptionError, UnknownNameError
+from cnnray.infer.device import choose_device, num_cores
+from cnnray.infer.embed import CPU_BATCH, Embedder, native_precision
+from cnnray.nn.backbones import Extractor, build_backbone, build_extractor
+from cnnray.nn.checkpoint import Card, load_checkpoint, load_into
+from cnnray.nn.heads import build_head
+from cnnray.ops.augment import plain_view
+from cnnray.ops.decode import decode
+
+TASK = "classify"
+GPU_BATCH = 64
+_ARCH = ("backbone", "tap", "pool", "head", "hidden", "num_features")
+_INPUT = ("size", "resize", "interpolation")
+
+
+@dataclass(frozen=True)
+class Classification:
+    """What the classifier says about one image.
+
+    Attributes:
+        label: the most probable class; of equals, the first in the checkpoint's order.
+        probability: its softmax probability, in [0, 1].
+        top: (label, probability) of the most probable classes, best first; the first is label and probability.
+    """
+
+    label: str
+    probability: float
+    top: tuple[tuple[str, float], ...]
+
+
+class Classifier:
+    """A frozen backbone and the head that was trained on its features; safe to call from several threads at once.
+
+    Args:
+        extractor: images_NCHW uint8 to features [N, D].
+        head: features [N, D] to logits [N, K].
+        card: the checkpoint's.
+        device, compile, precision, threads: as in `load`.
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        head: nn.Module,
+        card: Card,
+        *,
+        device: str = "auto",
+        compile: bool = False,
+        precision: str = "auto",
+        threads: int = 0,
+    ) -> None:
+        self.card = card
+        self.device = choose_device(device)
+        self.precision = native_precision(self.device) if precision == "auto" else precision
+        self._threads = threads or num_cores()
+        self._pool = ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,))
+        self._extractor = extractor.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
+        self._head = head.eval().requires_grad_(False).to(self.device)
+        self._features: Callable[[Tensor], Tensor] = self._compiled() if compile else self._eager
+
+    @classmethod
+    def load(
+        cls, uri: str, *, device: str = "auto", compile: bool = False, precision: str = "auto", threads: int = 0
+    ) -> Self:
+        """The classifier of a checkpoint, which needs nothing else: the backbone's weights are in it.
+
+        Args:
+            uri: the checkpoint's folder.
+            device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
+            compile: torch.compile the backbone: minutes to start, worth it for many thousands of images.
+            precision: "float32", "bfloat16", or "auto" (bfloat16 where the hardware multiplies it natively).
+            threads: cores to use; 0 is all that the process may use.
+
+        Raises:
+            CheckpointError: absent, cut short, changed, of another task, or of an architecture that does not fit.
+            OptionError: a device that is not there.
+        """
+        tensors, card = load_checkpoint(uri, TASK)
+        extractor, head = _build(card, uri)
+        for prefix, module in (("backbone.", extractor), ("head.", head)):
+            part = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            load_into(module, part, f"{uri} ({prefix}*)")
+        return cls(extractor, head, card, device=device, compile=compile, precision=precision, threads=threads)
+
+    @property
+    def name(self) -> str:
+        """Backbone and first digits of the weights' hash: changes when the weights do."""
+        return f"{self.card.arch['backbone']}@{self.card.weights_sha256[:12]}"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the columns of `probabilities`."""
+        return tuple(self.card.classes)
+
+    def describe(self) -> dict[str, Any]:
+        """What a user of the model wants to know: name, task, classes (number), input_size, weights, metrics."""
+        return {
+            "name": self.name,
+            "task": self.card.task,
+            "classes": len(self.card.classes),
+            "input_size": self.card.input["size"],
+            "weights_sha256": self.card.weights_sha256,
+            "backbone": self.card.arch["backbone"],
+            "metrics": self.card.metrics,
+        }
+
+    def predict(self, images: Sequence[bytes | NDArray[np.uint8]], top_k: int = 5) -> list[Classification | ImageError]:
+        """Classify images.
+
+        Args:
+            images: encoded files, or decoded uint8 RGB [H, W, 3].
+            top_k: classes in `Classification.top`, at least 1; fewer where the model has fewer.
+
+        Returns:
+            One entry per image, in their order. A bad image has its error there and changes no other's answer.
+
+        Raises:
+            OptionError: top_k under 1, or an array of another shape or type.
+        """
+        if top_k < 1:
+            raise OptionError(f"top_k must be at least 1, got {top_k}")
+        views = list(self._pool.map(self._view, images))
+        good = [view for view in views if isinstance(view, Tensor)]
+        answers = iter(self._answers(self.probabilities(torch.stack(good)), top_k) if good else ())
+        return [next(answers) if isinstance(view, Tensor) else view for view in views]
+
+    def probabilities(self, images_NCHW: Tensor) -> Tensor:
+        """Softmax probabilities of preprocessed images.
+
+        Args:
+            images_NCHW: uint8 [N, 3, size, size], N at least 1; size is `card.input["size"]`.
+
+        Returns:
+            float32 [N, K] on the CPU; rows sum to 1.
+        """
+        if self.device.type == "cuda":
+            return torch.cat([self._forward(part) for part in images_NCHW.split(GPU_BATCH)])
+        size = min(CPU_BATCH, math.ceil(len(images_NCHW) / self._threads))
+        return torch.cat(list(self._pool.map(self._forward, images_NCHW.split(size))))
+
+    def self_test(self) -> None:
+        """Classify a grey image, to see that the whole way works.
+
+        Raises:
+            CheckpointError: the answer is no probability distribution, so the weights are damaged.
+        """
+        size = self.card.input["size"]
+        row = self.probabilities(torch.full((1, 3, size, size), 128, dtype=torch.uint8))[0]
+        if not torch.isfinite(row).all() or abs(float(row.sum()) - 1) > 1e-3:
+            raise CheckpointError(
+                f"{self.name} failed its self-test: probabilities of a grey image are {row[:5].tolist()}"
+            )
+
+    def _view(self, image: bytes | NDArray[np.uint8]) -> Tensor | ImageError:
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+                raise OptionError(f"expected uint8 images [H, W, 3], got {image.dtype} {list(image.shape)}")
+            pixels = image
+        else:
+            try:
+                pixels = decode(image)
+            except ImageError as error:
+                return error
+        given = self.card.input
+        return plain_view(pixels, size=given["size"], resize=given["resize"], interpolation=given["interpolation"])
+
+    def _forward(self, images: Tensor) -> Tensor:
+        with torch.inference_mode():  # belongs to the thread, so it is set here and not once
+            return torch.softmax(self._head(self._features(images)), dim=1).cpu()
+
+    def _eager(self, images: Tensor) -> Tensor:
+        images = images.to(self.device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            features: Tensor = self._extractor(images)
+        return features.float()
+
+    def _compiled(self) -> Callable[[Tensor], Tensor]:
+        embedder = Embedder(
+            self._extractor, self.card.input["size"], precision=self.precision, compile=True, device=str(self.device)
+        )
+        return lambda images: torch.from_numpy(embedder.embed(images)).to(self.device)
+
+    def _answers(self, probabilities_NK: Tensor, top_k: int) -> list[Classification]:
+        values, order = probabilities_NK.sort(dim=1, descending=True, stable=True)
+        labels = self.card.classes
+        answers = []
+        for row, indices in zip(values[:, :top_k].tolist(), order[:, :top_k].tolist(), strict=True):
+            top = tuple((labels[index], value) for index, value in zip(indices, row, strict=True))
+            answers.append(Classification(top[0][0], top[0][1], top))
+        return answers
+
+
+def _build(card: Card, uri: str) -> tuple[Extractor, nn.Module]:
+    """Extractor and head as the card describes them, without their weights."""
+    arch = card.arch
+    missing = [name for name in _ARCH if name not in arch] + [name for name in _INPUT if name not in card.input]
+    if missing or not card.classes:
+        raise CheckpointError(f"the card of {uri} lacks {', '.join(missing) or 'classes'}")
+    try:
+        extractor = build_extractor(build_backbone(arch["backbone"], "none"), arch["tap"], arch["pool"])
+        return extractor, build_head(arch["head"], arch["num_features"], len(card.classes), arch["hidden"])
+    except UnknownNameError as error:
+        raise CheckpointError(f"{uri} was made by another version of cnnray: {error}") from error

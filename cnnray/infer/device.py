@@ -1,0 +1,37 @@
+"""What this process computes on: the device, and the cores that it may really use."""
+
+import math
+import os
+from pathlib import Path
+
+import torch
+
+from cnnray.errors import OptionError
+
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" is a GPU where there is one, else the CPU; "cpu", "cuda" and "cuda:N" are themselves.
+
+    Raises:
+        OptionError: another name, or a GPU that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+        raise OptionError(f"device must be auto, cpu, cuda or cuda:N; got {name!r}")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise OptionError(f"expected a GPU for device {name!r}, but PyTorch sees {torch.cuda.device_count()} of them")
+    return torch.device(name)
+
+
+def num_cores(quota_file: Path = _QUOTA) -> int:
+    """Cores that this process may use, at least 1: its affinity, and its container's quota (cgroup v2) rounded up."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = quota_file.read_text().split()
+        return cores if quota == "max" else max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup v2 here
+        return cores
