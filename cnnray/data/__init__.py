@@ -1,0 +1,1 @@
+"""Ray Data: folders and manifests to rows to Parquet."""

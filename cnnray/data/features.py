@@ -1,0 +1,199 @@
+"""`cnnray features`: frozen-backbone features of a folder, resumable, verified, never computed twice."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cnnray import cluster, files
+from cnnray.config import FeaturesConfig
+from cnnray.data.feature_report import write_feature_report
+from cnnray.data.feature_stage import FeatureStage
+from cnnray.data.feature_store import (
+    FEATURES,
+    INDEX,
+    done_ids,
+    iter_parts,
+    read_parquet,
+    read_quarantine,
+    row_digests,
+)
+from cnnray.data.pipelines import work_off
+from cnnray.data.reuse import find_runs
+from cnnray.data.runs import RunFolder, count_by_code, read_manifest, refuse_bad
+from cnnray.data.units import load_index, plan_units
+from cnnray.errors import OptionError, RunFolderError
+from cnnray.nn.backbones import check_tap
+
+MODEL = "model.json"
+
+
+def build_features(source: str, out: str, config: FeaturesConfig, *, address: str | None = None) -> dict[str, Any]:
+    """Compute and store the features of every image of a source; the same call resumes after any kill.
+
+    Args:
+        source: class folders, split folders, a flat folder, or a CSV or Parquet manifest; any URI.
+        out: the run folder; must be new, empty or an unfinished run of the same settings.
+        config: what to compute.
+        address: of a Ray cluster; None is a local one.
+
+    Returns:
+        the run's manifest.
+
+    Raises:
+        UserError: unknown backbone or tap, an unusable source, a run folder that is finished or of other settings.
+        QuarantineError: the run is complete and verified, but more than `config.max_bad` of the images were bad.
+        StorageError: disk full or unreachable; what is stored stays and is not computed again.
+    """
+    check_tap(config.backbone, config.tap)
+    source, out = files.absolute(source), files.absolute(out)
+    run = RunFolder.open(out, config, "features", source=source)
+    cluster.connect(address)
+    index = load_index(run, source, config, split=config.split, seed=config.seed)
+    reuse = _runs_to_reuse(out, config)
+    counts = _compute(run, index, config, reuse)
+    manifest = _finish(run, index, config, counts)
+    refuse_bad(out, manifest, config)
+    return manifest
+
+
+def verify_features(run: str) -> dict[str, Any]:
+    """Check a finished run: every image exactly once per view or quarantined, every bit as it was written.
+
+    Returns:
+        counts and `content_sha256`.
+
+    Raises:
+        RunFolderError: unfinished, incomplete, damaged, or other content than when it was finished.
+    """
+    manifest = read_manifest(run)
+    if manifest.get("kind") != "features":
+        raise RunFolderError(f"expected a features run in {run}, but it is of kind {manifest.get('kind')!r}")
+    index = read_parquet(files.join(run, INDEX))
+    found = check_complete(run, index, int(manifest["config"]["views"]))
+    if found["content_sha256"] != manifest["content_sha256"]:
+        raise RunFolderError(
+            f"{run} is complete, but its content changed since it was finished: "
+            f"expected {manifest['content_sha256'][:12]}, found {found['content_sha256'][:12]}"
+        )
+    return found
+
+
+def check_complete(run: str, index: pa.Table, views: int) -> dict[str, Any]:
+    """Compare what is stored with what was asked for.
+
+    Args:
+        run: run folder.
+        index: `id, path, label, split` of all images.
+        views: augmented views per training image.
+
+    Returns:
+        images, features, quarantined (counts), quarantine_codes, content_sha256: the sha256 over the sorted digests
+        of all rows, so it depends on neither the order nor the division into files.
+
+    Raises:
+        RunFolderError: something is missing, stored twice, or was never asked for.
+    """
+    quarantine = read_quarantine(run)
+    rejected = set(quarantine["id"].to_pylist())
+    train = pc.equal(index["split"], "train").to_pylist()
+    expected = {
+        (item, view)
+        for item, is_train in zip(index["id"].to_pylist(), train, strict=True)
+        if item not in rejected
+        for view in range(views + 1 if is_train else 1)
+    }
+    stored: Counter[tuple[str, int]] = Counter()
+    digests: list[bytes] = []
+    for part in iter_parts(run):
+        stored.update(zip(part["id"].to_pylist(), part["view"].to_pylist(), strict=True))
+        digests += row_digests(part)
+    _refuse_difference(run, expected, stored)
+    return {
+        "images": index.num_rows,
+        "features": len(digests),
+        "quarantined": len(rejected),
+        "quarantine_codes": dict(sorted(Counter(quarantine["code"].to_pylist()).items())),
+        "content_sha256": hashlib.sha256(b"".join(sorted(digests))).hexdigest(),
+    }
+
+
+def _runs_to_reuse(out: str, config: FeaturesConfig) -> list[str]:
+    if config.reuse == "none":
+        return []
+    if config.reuse == "auto":
+        return find_runs(out, config)
+    if read_manifest(config.reuse).get("kind") != "features":
+        raise OptionError(f"expected --reuse auto, none or a finished features run, got {config.reuse}")
+    return [config.reuse]
+
+
+def _compute(run: RunFolder, index: pa.Table, config: FeaturesConfig, reuse: Sequence[str]) -> Counter[str]:
+    done = done_ids(run.uri)
+    todo = index.filter(pc.invert(pc.is_in(index["id"], value_set=done)))
+    counts: Counter[str] = Counter(already=index.num_rows - todo.num_rows, reused=0)
+    arguments = {"config": config, "out": run.uri, "reuse": list(reuse)}
+    units = plan_units(todo, index, views=config.views, mixup=config.mixup_alpha > 0, seed=config.seed)
+    for row in work_off("features", units, FeatureStage, arguments, config):
+        _keep_model(run, row.pop("model"))
+        counts.update(row)
+    return counts
+
+
+def _keep_model(run: RunFolder, text: str) -> None:
+    """Write down which network the run uses; a resumed run must use the same, to the precision."""
+    uri = run.path(MODEL)
+    if not files.exists(uri):
+        files.write_bytes(uri, (text + "\n").encode())
+        return
+    first, now = files.read_json(uri), json.loads(text)
+    for name in ("backbone", "precision"):
+        if first[name] != now[name]:
+            raise RunFolderError(
+                f"{run.uri} was started with {name} {first[name]}, but now it is {now[name]}; use the same weights and "
+                "--precision, or choose another --out"
+            )
+
+
+def _finish(run: RunFolder, index: pa.Table, config: FeaturesConfig, counts: Counter[str]) -> dict[str, Any]:
+    found = check_complete(run.uri, index, config.views)
+    if not found["features"]:
+        raise RunFolderError(
+            f"all {index.num_rows} images were bad: {count_by_code(found['quarantine_codes'])}; "
+            f"see {run.path('quarantine')}"
+        )
+    model = files.read_json(run.path(MODEL))
+    model["backbone"]["weights"] = config.weights
+    split_counts = Counter(index["split"].to_pylist())
+    classes = sorted({label for label in index["label"].unique().to_pylist() if label is not None})
+    facts = {
+        "source": run.source,
+        **found,
+        **model,
+        "reused": counts["reused"],
+        "resumed": counts["already"],
+        "splits": dict(sorted(split_counts.items())),
+        "classes": classes,
+        "seed": config.seed,
+        "parts": len(files.list_files(run.path(FEATURES), ".parquet")),
+    }
+    write_feature_report(run.uri, index, config, facts)
+    files.write_json(run.path("metrics.json"), {k: facts[k] for k in ("images", "features", "quarantined", "reused")})
+    return run.finish(facts)
+
+
+def _refuse_difference(run: str, expected: set[tuple[str, int]], stored: Counter[tuple[str, int]]) -> None:
+    missing = expected - stored.keys()
+    extra = stored.keys() - expected
+    twice = [row for row, count in stored.items() if count > 1]
+    for what, rows in (("missing", missing), ("not asked for", extra), ("stored twice", twice)):
+        if rows:
+            example = min(rows)
+            raise RunFolderError(
+                f"{run} is not complete: {len(rows):,} of {len(expected):,} feature rows are {what}, such as view "
+                f"{example[1]} of {example[0]!r}; run the same command again, or choose another --out"
+            )

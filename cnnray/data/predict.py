@@ -1,0 +1,172 @@
+"""`cnnray predict classify`, `cnnray evaluate classify`: a checkpoint over a whole source, by Ray Data, resumable."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from cnnray import cluster, files
+from cnnray.config import PredictConfig
+from cnnray.data.feature_store import (
+    QUARANTINE,
+    QUARANTINE_SCHEMA,
+    done_ids,
+    iter_parts,
+    quarantine_row,
+    read_quarantine,
+    write_rows,
+)
+from cnnray.data.pipelines import work_off
+from cnnray.data.runs import RunFolder, refuse_bad
+from cnnray.data.units import load_index, plan_units
+from cnnray.errors import DataError, ImageError, RunFolderError
+from cnnray.infer.classify import Classifier
+from cnnray.nn.checkpoint import load_card
+from cnnray.ops.metrics import summary
+from cnnray.page import write_page
+from cnnray.report import classification_sections
+
+PREDICTIONS = "predictions"
+TOP_K = 5
+SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "path": pa.string(),
+        "label": pa.string(),
+        "predicted": pa.string(),
+        "probability": pa.float32(),
+        "top_labels": pa.list_(pa.string()),
+        "top_probabilities": pa.list_(pa.float32()),
+        "probabilities": pa.list_(pa.float32()),
+    }
+)
+
+
+class PredictStage:
+    """Classifies and stores the images of a unit; the model is loaded once. No Ray in here."""
+
+    def __init__(self, checkpoint: str, out: str, *, threads: int, gpu: bool) -> None:
+        torch.set_num_threads(threads)
+        self._classifier = Classifier.load(checkpoint, device="cuda" if gpu else "cpu")
+        self._out = out
+
+    def __call__(self, unit: pa.Table) -> pa.Table:
+        """Store one row per image of a unit that `read_unit` filled; returns counts."""
+        rows = unit.select(["id", "path", "label", "bytes", "problem"]).to_pylist()
+        readable = [row for row in rows if row["bytes"] is not None]
+        bad = [quarantine_row(row, *row["problem"].split(": ", 1)) for row in rows if row["bytes"] is None]
+        classes = self._classifier.classes
+        answers = self._classifier.predict([row["bytes"] for row in readable], top_k=len(classes))
+        good = []
+        for row, answer in zip(readable, answers, strict=True):
+            if isinstance(answer, ImageError):
+                bad.append(quarantine_row(row, answer.code, str(answer)))
+            else:
+                good.append(_row(row, answer.top, classes))
+        write_rows(self._out, QUARANTINE, bad, QUARANTINE_SCHEMA)
+        write_rows(self._out, PREDICTIONS, good, SCHEMA)
+        return pa.table({"images": [len(rows)], "quarantined": [len(bad)]})
+
+
+def predict_classify(
+    checkpoint: str, source: str, out: str, config: PredictConfig, *, address: str | None = None
+) -> dict[str, Any]:
+    """Classify every image of a source; the same call resumes after a kill.
+
+    Args:
+        checkpoint: folder of a classifier.
+        source: as for `build_features`; labels are stored beside the predictions where there are any.
+        out: run folder; predictions/*.parquet has `id, path, label, predicted, probability, top_labels,
+            top_probabilities` (the best five) and `probabilities` (all, in the order of the card's classes).
+        config: how to read the source.
+        address: of a Ray cluster; None is a local one.
+
+    Returns:
+        the manifest: images, predictions, quarantined, quarantine_codes, ...
+
+    Raises:
+        CheckpointError: the checkpoint is absent, damaged or not a classifier's.
+        UserError, StorageError: as `build_features`.
+    """
+    source, out, checkpoint = files.absolute(source), files.absolute(out), files.absolute(checkpoint)
+    card = load_card(checkpoint, task="classify")
+    # the weights are part of the run's identity: a resumed run must not mix two classifiers
+    run = RunFolder.open(out, config, "predictions", source=f"{source} by {card.weights_sha256}")
+    cluster.connect(address)
+    index = load_index(run, source, config)
+    todo = index.filter(pc.invert(pc.is_in(index["id"], value_set=done_ids(out, PREDICTIONS))))
+    arguments = {"checkpoint": checkpoint, "out": out, "gpu": config.gpu}
+    for _ in work_off("predictions", plan_units(todo, index), PredictStage, arguments, config):
+        pass  # the stage has stored them
+    manifest = run.finish(_count(out, index))
+    refuse_bad(out, manifest, config)
+    return manifest
+
+
+def evaluate_classify(
+    checkpoint: str,
+    source: str,
+    out: str,
+    config: PredictConfig,
+    *,
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Predict a labelled source and compare with its labels.
+
+    Args:
+        as `predict_classify`; every image needs a label that the checkpoint knows.
+
+    Returns:
+        the figures of `cnnray.ops.metrics.summary`, and images, quarantined.
+
+    Raises:
+        DataError: images without labels, or with labels that the classifier was not trained on.
+    """
+    card = load_card(checkpoint, task="classify")
+    manifest = predict_classify(checkpoint, source, out, config, address=address)
+    table = read_predictions(out)
+    labels = table["label"].to_pylist()
+    unknown = sorted({str(label) for label in labels if label not in set(card.classes)})
+    if unknown:
+        raise DataError(
+            f"expected labels among the {len(card.classes)} classes of {checkpoint}, but {source} has "
+            f"{len(unknown)} others, such as {unknown[0]!r}; the predictions in {out} are complete"
+        )
+    number = {name: at for at, name in enumerate(card.classes)}
+    truth = np.array([number[label] for label in labels])
+    probabilities = np.array(table["probabilities"].to_pylist())
+    metrics: dict[str, Any] = dict(summary(probabilities, truth))
+    metrics |= {"images": manifest["images"], "quarantined": manifest["quarantined"]}
+    files.write_json(files.join(out, "metrics.json"), metrics)
+    sections = classification_sections(probabilities, truth, card.classes)
+    write_page(files.join(out, "report.html"), "Evaluation", sections, subtitle=f"{checkpoint} on {source}")
+    return metrics
+
+
+def read_predictions(out: str) -> pa.Table:
+    """All predictions of a run, sorted by id."""
+    return pa.concat_tables([SCHEMA.empty_table(), *iter_parts(out, folder=PREDICTIONS)]).sort_by("id")
+
+
+def _count(out: str, index: pa.Table) -> dict[str, Any]:
+    ids = read_predictions(out)["id"].to_pylist()
+    bad = read_quarantine(out)
+    if sorted(ids + bad["id"].to_pylist()) != index["id"].to_pylist():
+        raise RunFolderError(f"{out} is not complete; run the same command again, or choose another --out")
+    codes = dict(sorted(Counter(bad["code"].to_pylist()).items()))
+    return {"images": index.num_rows, "predictions": len(ids), "quarantined": bad.num_rows, "quarantine_codes": codes}
+
+
+def _row(row: dict[str, Any], ranked: Sequence[tuple[str, float]], classes: Sequence[str]) -> dict[str, Any]:
+    by_name = dict(ranked)
+    return {name: row[name] for name in ("id", "path", "label")} | {
+        "predicted": ranked[0][0],
+        "probability": ranked[0][1],
+        "top_labels": [name for name, _ in ranked[:TOP_K]],
+        "top_probabilities": [value for _, value in ranked[:TOP_K]],
+        "probabilities": [by_name[name] for name in classes],
+    }

@@ -1,0 +1,75 @@
+"""What a run has to do: its inputs, fixed when it began, cut into units of work."""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cnnray import files
+from cnnray.config import SourceConfig
+from cnnray.data.feature_store import INDEX, read_parquet, to_parquet
+from cnnray.data.readers import build_index
+from cnnray.data.runs import RunFolder
+from cnnray.ops.seeds import seed_for
+
+UNIT_ROWS = 256
+UNIT_BYTES = 64 * 1024**2
+
+
+def load_index(run: RunFolder, source: str, config: SourceConfig, *, split: str = "", seed: int = 0) -> pa.Table:
+    """The inputs as they were when the run began, stored in it: what is added later belongs to the next run."""
+    uri = run.path(INDEX)
+    if not files.exists(uri):
+        files.write_bytes(uri, to_parquet(build_index(source, config, split=split, seed=seed)))
+    return read_parquet(uri)
+
+
+def plan_units(
+    todo: pa.Table, index: pa.Table, *, views: int = 0, mixup: bool = False, seed: int = 0
+) -> list[pa.Table]:
+    """Cut rows into work units and give each row its mixup partners.
+
+    Args:
+        todo: rows of the index that are still to be done.
+        index: all rows; partners are training images of it, chosen by (id, seed, view) alone.
+        views: augmented views per training image.
+        mixup: whether they are mixed with a partner.
+        seed: of the choice of partners.
+
+    Returns:
+        tables `id, path, label, split, partner_paths, partner_labels`; the lists have one entry per augmented view,
+        null where nothing is to be mixed in.
+    """
+    train = index.filter(pc.equal(index["split"], "train"))
+    paths, labels = [], []
+    for item, split in zip(todo["id"].to_pylist(), todo["split"].to_pylist(), strict=True):
+        rows = _partners(item, train.num_rows, views if split == "train" else 0, mixup, seed)
+        paths.append([None if row is None else train["path"][row].as_py() for row in rows])
+        labels.append([None if row is None else train["label"][row].as_py() for row in rows])
+    todo = todo.append_column("partner_paths", pa.array(paths, pa.list_(pa.string())))
+    todo = todo.append_column("partner_labels", pa.array(labels, pa.list_(pa.string()))).combine_chunks()
+    size = unit_rows(todo)
+    return [todo.slice(at, size) for at in range(0, todo.num_rows, size)]
+
+
+def _partners(item: str, num_train: int, views: int, mixup: bool, seed: int) -> list[int | None]:
+    if not mixup:
+        return [None] * views
+    return [seed_for(f"{item}|partner", seed, view) % num_train for view in range(1, views + 1)]
+
+
+def unit_rows(todo: pa.Table) -> int:
+    """Fewer rows per unit where the files are large, judged by a sample: a unit should stay near 64 MiB."""
+    step = max(1, todo.num_rows // 16)
+    sizes = list(_sizes(todo["path"].to_pylist()[::step][:16]))
+    mean = sum(sizes) / len(sizes) if sizes else 1
+    return max(16, min(UNIT_ROWS, int(UNIT_BYTES / max(mean, 1))))
+
+
+def _sizes(paths: list[str]) -> Iterator[int]:
+    for path in paths:
+        fs, inner = files.filesystem(path)
+        try:
+            yield int(fs.size(inner) or 0)
+        except OSError:  # a missing file gets its quarantine entry when it is read
+            continue
