@@ -1,0 +1,1 @@
+"""Ray Train: one loop, and one file per task."""

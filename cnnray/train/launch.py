@@ -1,0 +1,189 @@
+"""Runs the training loop inside Ray Train: N workers, gloo on CPUs, NCCL on GPUs, restarted where they die.
+
+The run's own state file is the checkpoint that a restart goes on from, so nothing waits for Ray Train's controller,
+which takes reports only every other second.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import ray
+import ray.train
+import torch
+from ray._private.state import state as ray_state
+from ray.train.torch import TorchTrainer, get_device, prepare_model
+
+from cnnray import files
+from cnnray.cluster import connect
+from cnnray.errors import CnnrayError, OptionError, UserError
+from cnnray.train.loop import Data, Options, Task, Worker, run
+from cnnray.train.state import State, load_history, load_state
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILURES = 3
+PROGRESS_EVERY_S = 2.0
+# How often the controller looks at its workers: its default of 2 s is the shortest time a run can take to end.
+POLL_VARIABLE, POLL_S = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2"
+
+Make = Callable[[], tuple[Task, Data]]
+
+
+class LaunchOptions(Options, Protocol):
+    """The options of a run with workers."""
+
+    @property
+    def workers(self) -> int:
+        """Data-parallel processes."""
+
+    @property
+    def gpu(self) -> bool:
+        """Whether each holds a GPU."""
+
+
+def launch(make: Make, options: LaunchOptions, folder: str, fingerprint: str) -> State:
+    """Train with `options.workers` processes; returns the final state.
+
+    Args:
+        make: builds the task and its data inside each worker; must be picklable and give the same everywhere.
+        folder: absolute path or URI, on storage that all workers reach, where the state is kept; a state that is
+            there is gone on from.
+        fingerprint: of all settings and data, see `load_state`.
+
+    Raises:
+        OptionError: more workers than the cluster can ever give.
+        CnnrayError: what a worker raised, or that workers died more than MAX_FAILURES times.
+    """
+    connect()
+    check_resources(options)
+    state_uri, ray_folder = files.join(folder, "last.state"), files.join(folder, "ray")
+    files.remove(ray_folder)  # Ray Train's notes about an earlier attempt; ours are in the state
+    with _poll_often(), _own_interrupts(), _progress(state_uri, options.epochs):
+        trainer: Any = TorchTrainer(
+            _work,  # type: ignore[arg-type]  # Ray's annotation forgets the return value that its Result hands on
+            train_loop_config={"args": (make, options, state_uri, fingerprint)},
+            scaling_config=ray.train.ScalingConfig(num_workers=options.workers, use_gpu=options.gpu),
+            run_config=ray.train.RunConfig(
+                name="train",
+                storage_path=ray_folder,
+                failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+            ),
+        )
+        try:
+            error = trainer.fit().return_value
+        except ray.train.TrainingFailedError as failure:
+            raise _cause(failure) from failure
+    if error is not None:
+        raise error
+    files.remove(ray_folder)
+    state = load_state(state_uri, fingerprint)
+    assert state is not None, "a finished run has a state"
+    return state
+
+
+def check_resources(options: LaunchOptions) -> None:
+    """Refuse more workers than the cluster has, or can grow to: Ray Train would wait for them for ever.
+
+    Raises:
+        OptionError: too few CPUs or GPUs.
+    """
+    kind = "GPU" if options.gpu else "CPU"
+    limits = ray_state.get_max_resources_from_cluster_config() or {}  # of a cluster that scales itself
+    most = max(ray.cluster_resources().get(kind, 0), limits.get(kind, 0))
+    if most < options.workers:
+        cure = "leave out --gpu or use fewer --workers" if options.gpu else "use fewer --workers"
+        raise OptionError(
+            f"{options.workers} training workers need {options.workers} {kind}s, but the cluster has {most:g}; {cure}"
+        )
+
+
+def _work(config: dict[str, Any]) -> UserError | None:
+    """One worker's program. A user's fault is returned, not raised: restarting workers would not mend it."""
+    make, options, state_uri, fingerprint = config["args"]
+    context = ray.train.get_context()
+    device = get_device()
+    assert isinstance(device, torch.device)
+    worker = Worker(
+        rank=context.get_world_rank(),
+        world=context.get_world_size(),
+        device=device,
+        prepare=prepare_model,
+        report=ray.train.report,
+    )
+    try:
+        task, data = make()
+        run(task, data, options, state_uri, fingerprint, worker)
+    except UserError as error:
+        return error
+    return None
+
+
+def _cause(failure: ray.train.TrainingFailedError) -> CnnrayError:
+    """The first of cnnray's own errors among what the workers raised, else one that says how training ended."""
+    failures = list(getattr(failure, "worker_failures", {}).values())
+    for error in failures:
+        while error is not None:
+            if isinstance(error, CnnrayError):
+                return error
+            error = getattr(error, "cause", None) or error.__cause__
+    last = str(failures[0] if failures else failure).strip().splitlines()[-1:]
+    return CnnrayError(
+        f"training ended after {MAX_FAILURES + 1} failed attempts, the last with: {''.join(last) or 'no message'}; "
+        "finished epochs are kept, the same command goes on from them"
+    )
+
+
+@contextlib.contextmanager
+def _poll_often() -> Iterator[None]:
+    """Ray Train copies this variable from the environment of whoever calls fit; a user's own value stays."""
+    if POLL_VARIABLE in os.environ:
+        yield
+        return
+    os.environ[POLL_VARIABLE] = POLL_S
+    try:
+        yield
+    finally:
+        del os.environ[POLL_VARIABLE]
+
+
+@contextlib.contextmanager
+def _own_interrupts() -> Iterator[None]:
+    """Ray Train takes Ctrl-C over for the run and would keep it for the rest of the program."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+@contextlib.contextmanager
+def _progress(state_uri: str, epochs: int) -> Iterator[None]:
+    """Log the newest epoch every few seconds, as read from the state."""
+    over = threading.Event()
+    thread = threading.Thread(target=_log_epochs, args=(state_uri, epochs, over), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _log_epochs(state_uri: str, epochs: int, over: threading.Event) -> None:
+    logged = -1
+    while not over.wait(PROGRESS_EVERY_S):
+        history = load_history(state_uri)
+        if history and (row := history[-1])["epoch"] != logged:
+            logged = row["epoch"]
+            logger.info(
+                "epoch %d of at most %d: train loss %.4f, validation loss %.4f, validation score %.4f",
+                *(logged + 1, epochs, row["train_loss"], row["val_loss"], row["val_score"]),
+            )
