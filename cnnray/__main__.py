@@ -1,0 +1,5 @@
+"""`python -m cnnray`: the command line."""
+
+from cnnray.cli import main
+
+main()

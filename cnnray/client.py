@@ -1,0 +1,262 @@
+"""Typed HTTP client of the service: `Client(url).classify(path)`. Needs neither torch nor Ray.
+
+Every call is one that can be repeated without harm, so answers that say "not now" (502, 503, 504) and broken
+connections are tried again, for a bounded time.
+"""
+
+import dataclasses
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from cnnray.errors import OptionError, ServiceError, StorageError
+
+T = TypeVar("T")
+Image = bytes | str | os.PathLike[str]
+
+_NOT_NOW = (502, 503, 504)
+_FIRST_DELAY = 0.1
+_LONGEST_DELAY = 2.0
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One class and its softmax probability in [0, 1]."""
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the service says about one image.
+
+    Attributes:
+        model: name of the model that answered.
+        label, probability: the most probable class.
+        top: the most probable classes, best first.
+        batch_size: requests that shared the forward pass.
+        timings: milliseconds by part: "queue_ms", "inference_ms", "total_ms".
+        request_id: under which the service logged the request.
+    """
+
+    model: str
+    label: str
+    probability: float
+    top: tuple[Guess, ...]
+    batch_size: int
+    timings: dict[str, float]
+    request_id: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model behind the service; `classes` is their number, `input_size` the side in pixels of what it sees."""
+
+    name: str
+    task: str
+    classes: int
+    input_size: int
+    weights_sha256: str
+    backbone: str
+    metrics: dict[str, Any]
+
+
+class Client:
+    """A connection to one service; safe to share between threads, closed by `close` or a with block.
+
+    Args:
+        url: where the service is, "http://127.0.0.1:8000".
+        timeout: seconds that one attempt may take.
+        patience: seconds, from a call's first attempt, within which it is tried again after a 502, 503, 504 (not before
+            their Retry-After) or a broken connection; 0 tries once.
+
+    Raises:
+        OptionError: the URL is no http or https URL.
+    """
+
+    def __init__(self, url: str = "http://127.0.0.1:8000", timeout: float = 60.0, patience: float = 30.0) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise OptionError(f"expected a URL that begins with http:// or https://, got {url!r}")
+        self.url = url.rstrip("/")
+        self._patience = patience
+        try:
+            # A proxy from the environment (HTTP_PROXY) cannot reach this machine's own loopback.
+            direct = httpx.URL(self.url).host in ("127.0.0.1", "localhost", "::1")
+            self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=not direct)
+        except httpx.InvalidURL as error:
+            raise OptionError(f"expected the URL of a service, got {url!r}: {error}") from error
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def classify(self, image: Image, top_k: int = 5) -> Answer:
+        """Classify one image.
+
+        Args:
+            image: the encoded file's bytes, or its path.
+            top_k: classes wanted in `Answer.top`, at least 1.
+
+        Raises:
+            StorageError: the file cannot be read.
+            ServiceError: the service refused (its `code` and `request_id` are on the error) or did not answer.
+        """
+        headers = {"content-type": "application/octet-stream"}
+        body = self._call("POST", "/v1/classify", content=_content(image), params={"top_k": top_k}, headers=headers)
+        top = tuple(_read(Guess, guess) for guess in body.get("top", []))
+        return _read(Answer, {**body, "top": top})
+
+    def classify_many(
+        self, images: Sequence[Image], top_k: int = 5, concurrency: int = 16
+    ) -> list[Answer | ServiceError | StorageError]:
+        """Classify images, at most `concurrency` at a time; the service batches what comes together.
+
+        Returns:
+            As many as came, in their order; an image that failed has its error in its place and spoils no other.
+        """
+
+        def one(image: Image) -> Answer | ServiceError | StorageError:
+            try:
+                return self.classify(image, top_k)
+            except (ServiceError, StorageError) as error:
+                return error
+
+        with ThreadPoolExecutor(concurrency) as pool:
+            return list(pool.map(one, images))
+
+    def health(self) -> bool:
+        """Whether the service's process lives; tried once."""
+        return self._is_ok("/v1/health")
+
+    def ready(self) -> bool:
+        """Whether every model has answered a self-test; tried once."""
+        return self._is_ok("/v1/ready")
+
+    def wait_ready(self, timeout: float = 120.0) -> None:
+        """Return as soon as the service is ready.
+
+        Raises:
+            ServiceError: it was not within `timeout` seconds; says what it answered last.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                self._attempt("GET", "/v1/ready")
+                return
+            except ServiceError as error:
+                if time.monotonic() >= deadline:
+                    raise ServiceError(
+                        f"{self.url} was not ready after {timeout:g} s: {error}",
+                        code=error.code,
+                        status=error.status,
+                        request_id=error.request_id,
+                    ) from error
+            time.sleep(_FIRST_DELAY)
+
+    def models(self) -> list[Model]:
+        """The models behind the service.
+
+        Raises:
+            ServiceError: the service refused or did not answer.
+        """
+        return [_read(Model, model) for model in self._call("GET", "/v1/models").get("models", [])]
+
+    def _is_ok(self, path: str) -> bool:
+        try:
+            self._attempt("GET", path)
+        except ServiceError:
+            return False
+        return True
+
+    def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        """Attempts until one succeeds, fails for good, or the patience is used up."""
+        deadline = time.monotonic() + self._patience
+        delay = _FIRST_DELAY
+        while True:
+            try:
+                return self._attempt(method, path, **request)
+            except _Passing as error:
+                wait = max(delay, error.retry_after)
+                if time.monotonic() + wait > deadline:
+                    raise
+            time.sleep(wait)
+            delay = min(2 * delay, _LONGEST_DELAY)
+
+    def _attempt(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        try:
+            response = self._http.request(method, path, **request)
+        except httpx.TimeoutException as error:
+            raise ServiceError(f"{self.url}{path} did not answer in time: {error or type(error).__name__}") from error
+        except httpx.TransportError as error:
+            raise _Passing(f"no connection to {self.url}: {error or type(error).__name__}") from error
+        if not response.is_success:
+            raise _error(response)
+        body = _json_object(response)
+        if body is None:
+            raise ServiceError(f"{self.url}{path} answered, but not with JSON: is it a cnnray service?")
+        return body
+
+
+class _Passing(ServiceError):
+    """A fault that another attempt may not meet."""
+
+    retry_after = 0.0
+
+
+def _content(image: Image) -> bytes:
+    if isinstance(image, bytes):
+        return image
+    try:
+        return Path(image).read_bytes()
+    except OSError as error:
+        raise StorageError(f"cannot read {os.fspath(image)}: {error.strerror or error}") from error
+
+
+def _error(response: httpx.Response) -> ServiceError:
+    """The problem+json of `response` as an error; other bodies (a proxy's, another program's) by their status."""
+    fields = {k: v for k, v in (_json_object(response) or {}).items() if isinstance(v, str)}
+    kind = _Passing if response.status_code in _NOT_NOW else ServiceError
+    error = kind(
+        f"{response.request.url.path} answered {response.status_code}: "
+        f"{fields.get('detail') or response.text[:200] or response.reason_phrase}",
+        code=fields.get("code", "service"),
+        status=response.status_code,
+        request_id=fields.get("request_id") or response.headers.get("x-request-id", ""),
+    )
+    if isinstance(error, _Passing):
+        error.retry_after = _seconds(response.headers.get("retry-after", ""))
+    return error
+
+
+def _json_object(response: httpx.Response) -> dict[str, Any] | None:
+    try:
+        body = response.json()
+    except ValueError:
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def _read(kind: type[T], body: Any) -> T:
+    """A dataclass from an answer; what a newer service adds is passed over."""
+    try:
+        return kind(**{f.name: body[f.name] for f in dataclasses.fields(kind)})  # type: ignore[arg-type]
+    except (KeyError, TypeError) as error:
+        raise ServiceError(f"expected {kind.__name__} from the service, got {str(body)[:200]}") from error
+
+
+def _seconds(retry_after: str) -> float:
+    """Retry-After in its form of whole seconds; its other form, a date, counts as "soon"."""
+    return float(retry_after) if retry_after.isdecimal() else 0.0

@@ -1,0 +1,1 @@
+"""Ray Serve: thin deployments over cnnray.infer."""

@@ -1,0 +1,201 @@
+"""The service: `build` composes the Serve application, `up` runs it on this machine or a cluster, `down` ends it."""
+
+import contextlib
+import dataclasses
+import io
+import ipaddress
+import logging
+import os
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from pydantic import TypeAdapter, ValidationError
+from ray import serve
+from ray.serve.config import HTTPOptions, ProxyLocation
+from ray.serve.schema import ApplicationStatus, LoggingConfig
+
+from cnnray.client import Client
+from cnnray.cluster import connect
+from cnnray.config import ServeConfig
+from cnnray.errors import OptionError, ServiceError
+from cnnray.infer.classify import Classifier
+from cnnray.serve import classify
+from cnnray.serve.ingress import Ingress, max_in_flight
+
+APP = "cnnray"
+START_SECONDS = 180.0
+_POLL_SECONDS = 0.2
+
+
+def build(args: ServeConfig | Mapping[str, Any]) -> serve.Application:
+    """The Serve application, for `up`, `serve run cnnray.serve.app:build classifier=...` and `serve build`.
+
+    Args:
+        args: ServeConfig, or its fields by name, as values or as text (`serve run` passes text).
+
+    Raises:
+        OptionError: an unknown option, a value of the wrong type, or no model at all.
+    """
+    config = args if isinstance(args, ServeConfig) else parse_config(args)
+    models = {}
+    if config.classifier:
+        models[classify.NAME] = classify.build_deployment(config)
+    if not models:
+        raise OptionError("the service has no model: expected a checkpoint folder as option classifier")
+    ingress = serve.deployment(
+        name="Ingress",
+        num_replicas=config.replicas,
+        # The guard refuses what is too much, as problem+json; Serve's own limit stays above it, for health checks.
+        max_ongoing_requests=2 * max_in_flight(config),
+        ray_actor_options={"num_cpus": 0},
+    )
+    return ingress(serve.ingress()(Ingress)).bind(config, models)
+
+
+def parse_config(args: Mapping[str, Any]) -> ServeConfig:
+    """ServeConfig from fields by name; text becomes numbers and booleans where those are expected.
+
+    Raises:
+        OptionError: names the option that is unknown or does not fit.
+    """
+    known = [field.name for field in dataclasses.fields(ServeConfig)]
+    unknown = [name for name in args if name not in known]
+    if unknown:
+        raise OptionError(f"unknown option {unknown[0]!r}; known: {', '.join(known)}")
+    try:
+        return TypeAdapter(ServeConfig).validate_python(dict(args))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise OptionError(f"option {fault['loc'][0]}: {fault['msg']}, got {fault['input']!r}") from error
+
+
+def up(config: ServeConfig, address: str | None = None) -> str:
+    """Start the service and return once every model has answered a self-test.
+
+    It runs until `down`; without `address` (or RAY_ADDRESS) also no longer than this process, whose cluster it uses.
+
+    Args:
+        address: of a Ray cluster, see `cnnray.cluster.connect`.
+
+    Returns:
+        the URL.
+
+    Raises:
+        OptionError: a host that others can reach without allow_unauthenticated, a port that is taken, no model, more
+            replicas than a local cluster has cores or GPUs.
+        CheckpointError: the checkpoint is absent, damaged or of another task.
+        ServiceError: it did not become ready; says what Serve reports. Nothing is left running then.
+    """
+    _check_host(config)
+    local = not (address or os.environ.get("RAY_ADDRESS"))
+    if local or config.port == 0:
+        config = dataclasses.replace(config, port=_claim_port(config))
+    app = build(config)
+    Classifier.load(config.classifier, device="cpu")  # a bad checkpoint is told here, not by a replica's log
+    connect(address)
+    if serve.status().proxies:
+        raise OptionError("Serve already runs on this cluster: end that service first")
+    if local:  # another cluster may grow
+        _check_fits(config)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    try:
+        return _run(app, config)
+    except BaseException:
+        down()
+        raise
+
+
+def down() -> None:
+    """End the service that `up` started, and Serve with it where nothing else runs; nothing there is no error."""
+    if not ray.is_initialized():
+        return
+    with contextlib.redirect_stdout(io.StringIO()):  # Ray prints that what it ends was still waited for
+        if set(serve.status().applications) <= {APP}:
+            serve.shutdown()
+        else:
+            serve.delete(APP)
+
+
+def _run(app: serve.Application, config: ServeConfig) -> str:
+    logs = LoggingConfig(log_level="WARNING")
+    options = HTTPOptions(
+        host=config.host,
+        port=config.port,
+        # Only a backstop for when the application itself hangs: its own, earlier limit answers with problem+json.
+        request_timeout_s=config.timeout_s + 10,
+    )
+    serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=options, logging_config=logs)
+    target = serve.RunTarget(target=app, name=APP, route_prefix="/", logging_config=logs)
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    deadline = time.monotonic() + START_SECONDS
+    _wait_running(deadline)
+    url = _url(config)
+    with Client(url) as client:
+        client.wait_ready(max(1.0, deadline - time.monotonic()))
+    return url
+
+
+def _wait_running(deadline: float) -> None:
+    while True:
+        app = serve.status().applications.get(APP)
+        if app is not None and app.status == ApplicationStatus.RUNNING:
+            return
+        failed = app is not None and app.status == ApplicationStatus.DEPLOY_FAILED
+        if failed or time.monotonic() > deadline:
+            raise ServiceError(f"the service did not start: {_reason(app)}")
+        time.sleep(_POLL_SECONDS)
+
+
+def _reason(app: Any) -> str:
+    """What Serve says about deployments that are not well, in one line."""
+    if app is None:
+        return "Serve does not know the application"
+    lines = [f"{name}: {d.message}" for name, d in app.deployments.items() if d.message and d.status != "HEALTHY"]
+    return " ".join(" ".join([app.message, *lines]).split())
+
+
+def _check_host(config: ServeConfig) -> None:
+    if config.allow_unauthenticated or _is_loopback(config.host):
+        return
+    raise OptionError(
+        f"host {config.host} lets other machines reach a service that has no login: expected a loopback host "
+        "(127.0.0.1), or the option allow_unauthenticated where something in front of it decides who may ask"
+    )
+
+
+def _check_fits(config: ServeConfig) -> None:
+    """Each replica reserves a core or a GPU; Serve would wait for ever for one that is not there."""
+    kind = "GPU" if config.gpu else "CPU"
+    has = int(ray.cluster_resources().get(kind, 0))
+    if config.replicas > has:
+        raise OptionError(f"{config.replicas} replicas need as many {kind}s, but this machine has {has}")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _claim_port(config: ServeConfig) -> int:
+    """The port to use; asked for before Ray starts, because Serve retries a taken one without a word."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((config.host, config.port))
+        except OSError as error:
+            raise OptionError(
+                f"cannot listen on {config.host} port {config.port}: {error.strerror or error}"
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+def _url(config: ServeConfig) -> str:
+    """Where this machine reaches the service: a host that means "every address" is reached on loopback."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
+    return f"http://[{host}]:{config.port}" if ":" in host else f"http://{host}:{config.port}"

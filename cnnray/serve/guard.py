@@ -1,0 +1,113 @@
+"""What every request passes before the application sees it, as pure ASGI: identity, size, number and time.
+
+Nothing here trusts the request: not its Content-Length, not its pace, not its x-request-id.
+"""
+
+import asyncio
+import logging
+import re
+import uuid
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cnnray.serve.problems import RETRY_SOON, Refusal, internal_error, problem
+
+logger = logging.getLogger("ray.serve")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_BODY_METHODS = {"POST", "PUT", "PATCH"}
+
+
+class Guard:
+    """ASGI middleware around the whole application; every refusal is a problem+json.
+
+    Requests get `request.state.request_id`: the caller's x-request-id where that is 1 to 128 harmless characters,
+    else a new one. (Serve's proxy puts the header into the answer.)
+
+    Args:
+        app: the application.
+        max_body_bytes: a larger body gets 413: at once where Content-Length says so, else as soon as more has come.
+        max_in_flight: requests with a body, at the same time, from their first byte on; more get 503, which bounds the
+            memory that bodies take. Requests without one (health, readiness) always pass.
+        timeout_s: seconds from the first byte of a request until its answer begins; then it is cancelled: 504.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_in_flight: int, timeout_s: float) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+        self._max_in_flight = max_in_flight
+        self._timeout_s = timeout_s
+        self._in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection of any ASGI type; only "http" is guarded."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        request_id = safe_request_id(headers.get("x-request-id"))
+        scope.setdefault("state", {})["request_id"] = request_id
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length) > self._max_body_bytes:
+            await problem(413, "body_too_large", self._too_large(), request_id)(scope, receive, send)
+        elif scope["method"] not in _BODY_METHODS:
+            await self._run(scope, receive, send, request_id)
+        elif self._in_flight >= self._max_in_flight:
+            detail = f"{self._in_flight} requests are being answered, which is all this service takes at once"
+            await problem(503, "busy", detail, request_id, RETRY_SOON)(scope, receive, send)
+        else:
+            self._in_flight += 1
+            try:
+                await self._run(scope, self._counted(receive), send, request_id)
+            finally:
+                self._in_flight -= 1
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        started = finished = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started, finished
+            started = True
+            await send(message)
+            finished = message["type"] == "http.response.body" and not message.get("more_body", False)
+
+        timer = asyncio.timeout(self._timeout_s)
+        try:
+            async with timer:
+                await self._app(scope, receive, watched)
+        except Exception as error:
+            late = isinstance(error, TimeoutError) and timer.expired()
+            if not late:
+                logger.exception("request %s failed", request_id)
+            if finished:
+                return
+            if started:  # the status line is out: all that is left is to break the connection off
+                raise
+            if late:
+                detail = f"no answer within {self._timeout_s:g} seconds, the limit of this service"
+                response = problem(504, "timeout", detail, request_id)
+            else:
+                response = internal_error(request_id)
+            await response(scope, receive, send)
+
+    def _counted(self, receive: Receive) -> Receive:
+        taken = 0
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self._max_body_bytes:
+                raise Refusal(413, "body_too_large", self._too_large())
+            return message
+
+        return counted
+
+    def _too_large(self) -> str:
+        return f"expected a body of at most {self._max_body_bytes} bytes"
+
+
+def safe_request_id(sent: str | None) -> str:
+    """The caller's id where it is safe to log and repeat, else a new one."""
+    return sent if sent is not None and _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex

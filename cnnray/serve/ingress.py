@@ -1,0 +1,103 @@
+"""The HTTP application: what every model shares (health, readiness, errors), and the deployment that runs it."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi_offline import FastAPIOffline
+from ray.serve.exceptions import BackPressureError
+from starlette.responses import RedirectResponse
+from starlette.types import ASGIApp
+
+from cnnray import __version__
+from cnnray.config import ServeConfig
+from cnnray.serve import classify
+from cnnray.serve.guard import Guard
+from cnnray.serve.problems import HANDLERS, PROBLEM_JSON, RETRY_SOON, Refusal
+from cnnray.serve.schemas import ModelInfo, Models, Problem, Status
+
+SELF_TEST_SECONDS = 5.0
+ROUTERS = {classify.NAME: classify.router}
+
+router = APIRouter()
+
+
+@router.get("/v1/health", summary="Whether the process lives")
+async def health() -> Status:
+    """Always "ok": an answer is the answer."""
+    return Status(status="ok")
+
+
+@router.get("/v1/ready", summary="Whether every model answers")
+async def ready(request: Request) -> Status:
+    """ "ready" when every model just passed a self-test, or passed one before and is too busy for another; else 503."""
+    passed: set[str] = request.app.state.passed
+    for name, handle in request.app.state.models.items():
+        try:
+            async with asyncio.timeout(SELF_TEST_SECONDS):
+                await handle.self_test.remote()
+            passed.add(name)
+        except Exception as error:  # whatever it is, the model did not answer
+            if isinstance(error, BackPressureError) and name in passed:
+                continue
+            passed.discard(name)
+            detail = f"the {name} has not answered its self-test within {SELF_TEST_SECONDS:g} seconds"
+            raise Refusal(503, "not_ready", detail, RETRY_SOON) from error
+    return Status(status="ready")
+
+
+@router.get("/v1/models", summary="The models behind the service")
+async def models(request: Request) -> Models:
+    """Name, task, weights and measured quality of every model."""
+    handles = request.app.state.models.values()
+    return Models(models=[ModelInfo(**await handle.describe.remote()) for handle in handles])
+
+
+@router.get("/", include_in_schema=False)
+async def root(request: Request) -> RedirectResponse:
+    """A browser that comes without a path sees the documentation."""
+    return RedirectResponse(request.scope.get("root_path", "") + "/docs")
+
+
+def build_api(models: Mapping[str, Any]) -> FastAPI:
+    """The FastAPI application over models by name, each a handle whose methods have `.remote`.
+
+    Its documentation page at /docs needs no internet: Swagger UI comes from the package fastapi-offline.
+    """
+    errors = {"model": Problem, "description": "any error", "content": {PROBLEM_JSON: {}}}
+    app = FastAPIOffline(
+        title="cnnray",
+        version=__version__,
+        description="Trained vision models over HTTP.",
+        redoc_url=None,
+        responses={"4XX": errors, "5XX": errors, 422: errors},
+    )
+    app.state.models, app.state.passed = dict(models), set()
+    app.include_router(router)
+    for name in models:
+        app.include_router(ROUTERS[name])
+    for kind, handler in HANDLERS.items():
+        app.add_exception_handler(kind, handler)
+    return app
+
+
+class Ingress:
+    """The deployment that speaks HTTP: the application behind its guard."""
+
+    def __init__(self, config: ServeConfig, models: Mapping[str, Any]) -> None:
+        self._config, self._models = config, models
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        config = self._config
+        return Guard(
+            build_api(self._models),
+            max_body_bytes=int(config.max_body_mb * 2**20),
+            max_in_flight=max_in_flight(config),
+            timeout_s=config.timeout_s,
+        )
+
+
+def max_in_flight(config: ServeConfig) -> int:
+    """Requests with a body at once: as many as a model takes, and as many again whose bodies are still coming in."""
+    return 2 * (config.replicas * config.max_ongoing + config.max_queued)

@@ -1,0 +1,67 @@
+"""What travels over HTTP: the JSON answers, and the one form of every error (RFC 9457, problem+json)."""
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457); `code` is for programs, `detail` for people."""
+
+    type: str = "about:blank"
+    title: str = Field(description="the HTTP status in words")
+    status: int
+    detail: str = Field(description="what was expected and what came")
+    code: str = Field(description="names the fault; stable, unlike the words in detail")
+    request_id: str = Field(description="to find the request in the service's log")
+
+
+class Guess(BaseModel):
+    """One class and its softmax probability in [0, 1]."""
+
+    label: str
+    probability: float
+
+
+class Timings(BaseModel):
+    """Where a request's time went, in milliseconds."""
+
+    queue_ms: float = Field(description="from the model's door until its batch began")
+    inference_ms: float = Field(description="decoding and network, for the whole batch")
+    total_ms: float = Field(description="inside the service")
+
+
+class Classification(BaseModel):
+    """The answer of /v1/classify."""
+
+    model: str = Field(description="name of the model that answered, as /v1/models lists it")
+    label: str = Field(description="the most probable class")
+    probability: float = Field(description="its softmax probability in [0, 1]")
+    top: list[Guess] = Field(description="the top_k classes (fewer where the model has fewer), most probable first")
+    batch_size: int = Field(description="requests that shared the forward pass")
+    timings: Timings
+    request_id: str
+
+
+class ModelInfo(BaseModel):
+    """One model behind the service."""
+
+    name: str = Field(description="backbone and first digits of the weights' sha256; changes when the weights do")
+    task: str
+    classes: int = Field(description="number of classes")
+    input_size: int = Field(description="side in pixels of the square image that the network sees")
+    weights_sha256: str
+    backbone: str
+    metrics: dict[str, Any] = Field(description="figures measured when the model was trained")
+
+
+class Models(BaseModel):
+    """The answer of /v1/models."""
+
+    models: list[ModelInfo]
+
+
+class Status(BaseModel):
+    """The answer of /v1/health and /v1/ready."""
+
+    status: str

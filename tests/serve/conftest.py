@@ -1,0 +1,103 @@
+"""One real service for the whole tier: a local Ray cluster, Serve on a free port, a head with random weights."""
+
+import contextlib
+import io
+import os
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import ray
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from cnnray.client import Client
+from cnnray.config import ServeConfig
+from cnnray.serve.app import down, up
+from tests.classifiers import save_classifier
+
+
+@dataclass(frozen=True)
+class Service:
+    """The running service, its options, and what starting it wrote to this process's stdout and stderr."""
+
+    url: str
+    config: ServeConfig
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="package")
+def checkpoint(tmp_path_factory):
+    """Folder of a self-contained classifier."""
+    return save_classifier(str(tmp_path_factory.mktemp("classifier")))
+
+
+@pytest.fixture(scope="package")
+def cluster():
+    """A small Ray cluster of this process's own."""
+    with warnings.catch_warnings(action="ignore"):
+        ray.init(
+            address="local",
+            num_cpus=4,
+            object_store_memory=150 * 2**20,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="WARNING",
+        )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="package")
+def service(cluster, checkpoint, tmp_path_factory):
+    config = ServeConfig(
+        classifier=checkpoint,
+        port=0,
+        max_batch_size=4,
+        batch_wait_ms=30,
+        max_ongoing=6,
+        max_queued=6,
+        max_body_mb=5,
+        timeout_s=5,
+    )
+    with written_to(1, tmp_path_factory) as out, written_to(2, tmp_path_factory) as err:
+        url = up(config)
+    yield Service(url, config, out.read_text(), err.read_text())
+    down()
+
+
+@pytest.fixture
+def client(service):
+    with Client(service.url) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def written_to(descriptor, tmp_path_factory):
+    """What the process and its children write to a file descriptor, in a file."""
+    path = Path(tmp_path_factory.mktemp("written")) / str(descriptor)
+    kept = os.dup(descriptor)
+    with open(path, "wb") as file:
+        os.dup2(file.fileno(), descriptor)
+        try:
+            yield path
+        finally:
+            (sys.stdout if descriptor == 1 else sys.stderr).flush()
+            os.dup2(kept, descriptor)
+            os.close(kept)
+
+
+@pytest.fixture(scope="package")
+def photos():
+    """Encoded crops of two real photos, as JPEG, PNG and WebP."""
+    encoded = []
+    for number, pixels in enumerate(load_sample_images().images):
+        for left in range(0, 400, 100):
+            photo = Image.fromarray(pixels).crop((left, 50, left + 150 + left // 2, 250))
+            file = io.BytesIO()
+            photo.save(file, ("JPEG", "PNG", "WEBP")[(number + left // 100) % 3])
+            encoded.append(file.getvalue())
+    return encoded
