@@ -1,6 +1,5 @@
 """One unit of feature work as a plain class: rows with encoded images in, a stored part out. No Ray in here."""
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,20 +14,18 @@ from cnnray import files
 from cnnray.config import FeaturesConfig
 from cnnray.data.feature_store import (
     FEATURES,
-    QUARANTINE,
-    QUARANTINE_SCHEMA,
+    Outputs,
     feature_column,
     feature_schema,
     quarantine_row,
-    write_part,
-    write_rows,
 )
 from cnnray.data.recipe import build_recipe
 from cnnray.data.reuse import KnownFeatures
-from cnnray.errors import DataError, ImageError
+from cnnray.errors import DataError, ImageError, RunFolderError
 from cnnray.infer.embed import Embedder
 from cnnray.nn.backbones import build_backbone, build_extractor
 
+MODEL = "model.json"
 GROUP = 16  # images decoded together by one thread: little waiting at a unit's end, little padding of batches
 NEEDS = ("id", "path", "label", "split", "bytes", "problem", "partners", "partner_labels")
 
@@ -38,12 +35,12 @@ class FeatureStage:
 
     Args:
         config: of the run.
-        out: the run folder.
+        outputs: where to store.
         threads: cores to use; each runs whole images through decode, views and network by itself.
         reuse: finished runs in which to look for features first.
     """
 
-    def __init__(self, config: FeaturesConfig, out: str, *, threads: int, reuse: Sequence[str] = ()) -> None:
+    def __init__(self, config: FeaturesConfig, outputs: Outputs, *, threads: int, reuse: Sequence[str] = ()) -> None:
         torch.set_num_threads(1)
         backbone = build_backbone(config.backbone, config.weights)
         extractor = build_extractor(backbone, config.tap, config.pool)
@@ -57,18 +54,20 @@ class FeatureStage:
         )
         self._recipe = build_recipe(config, backbone, self._embedder.precision)
         self._known = KnownFeatures(list(reuse))
-        self._out, self._dtype = out, config.dtype
+        self._outputs, self._dtype = outputs, config.dtype
         self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
         self._shape = list(self._embed(torch.zeros(1, 3, *[backbone.spec.input_size] * 2, dtype=torch.uint8)).shape[1:])
+        keep_model(outputs.run, self.model_facts)
 
     def __call__(self, unit: pa.Table) -> pa.Table:
         """Store the features of a unit that `read_unit` filled.
 
         Returns:
-            one row: `images, features, quarantined, reused` (counts) and `model` (JSON of `model_facts`).
+            one row of counts: `images, features, quarantined, reused`.
 
         Raises:
             DataError: a column is missing, or features do not fit the stored type.
+            RunFolderError: another command has taken over the run.
             StorageError: disk full or unreachable.
         """
         missing = [name for name in NEEDS if name not in unit.column_names]
@@ -80,11 +79,11 @@ class FeatureStage:
         for made in self._pool.map(self._make, groups):
             done.extend(made)
         # Quarantine first: an id in neither is done again, an id in both would be a contradiction.
-        write_rows(self._out, QUARANTINE, done.bad, QUARANTINE_SCHEMA)
+        self._outputs.quarantine(done.bad)
         if done.rows:
-            write_part(files.join(self._out, FEATURES), self._table(done))
+            self._outputs.store(FEATURES, self._table(done))
         counts = {"images": len(rows), "features": len(done.rows), "quarantined": len(done.bad), "reused": done.reused}
-        return pa.table({name: [count] for name, count in counts.items()} | {"model": [json.dumps(self.model_facts)]})
+        return pa.table({name: [count] for name, count in counts.items()})
 
     @property
     def model_facts(self) -> dict[str, Any]:
@@ -149,6 +148,25 @@ class FeatureStage:
         meta = pa.Table.from_pylist(made.rows, pa.schema(list(schema)[:-1]))
         columns = [*meta.columns, feature_column(np.stack(made.features), self._dtype)]
         return pa.table(columns, schema=schema)
+
+
+def keep_model(run: str, facts: dict[str, Any]) -> None:
+    """Write down which network a run uses, before its first part; a resumed run must use the same, to the precision.
+
+    Raises:
+        RunFolderError: it was started with another.
+    """
+    uri = files.join(run, MODEL)
+    if not files.exists(uri):
+        files.write_json(uri, facts)
+        return
+    first = files.read_json(uri)
+    for name in ("backbone", "precision"):
+        if first[name] != facts[name]:
+            raise RunFolderError(
+                f"{run} was started with {name} {first[name]}, but now it is {facts[name]}; use the same weights and "
+                "--precision, or choose another --out"
+            )
 
 
 class _Unread(ImageError):

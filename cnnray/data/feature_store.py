@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cnnray import files
-from cnnray.data.runs import read_manifest
+from cnnray.data.runs import check_owner, read_manifest
 from cnnray.errors import RunFolderError
 
 FEATURES, QUARANTINE, INDEX = "features", "quarantine", "index.parquet"
@@ -132,16 +133,53 @@ def quarantine_row(row: dict[str, Any], code: str, message: str) -> dict[str, An
     return {"id": row["id"], "path": row["path"], "code": code, "message": message}
 
 
-def write_rows(run: str, folder: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-    """Write rows as one part of a folder of a run; no rows, no part."""
-    if rows:
-        write_part(files.join(run, folder), pa.Table.from_pylist(rows, schema))
+@dataclass(frozen=True)
+class Outputs:
+    """Where the workers of one command store what they make.
+
+    Attributes:
+        run: URI of the run folder.
+        token: of the command, see `RunFolder`; "" stores without asking whose run it is.
+    """
+
+    run: str
+    token: str = ""
+
+    def store(self, folder: str, table: pa.Table) -> None:
+        """Write rows as one part of a folder of the run; no rows, no part.
+
+        Raises:
+            RunFolderError: another command has taken over the run.
+            StorageError: disk full or unreachable.
+        """
+        if self.token:
+            check_owner(self.run, self.token)
+        if table.num_rows:
+            write_part(files.join(self.run, folder), table)
+
+    def quarantine(self, rows: list[dict[str, Any]]) -> None:
+        """Store bad inputs, made by `quarantine_row`."""
+        self.store(QUARANTINE, pa.Table.from_pylist(rows, QUARANTINE_SCHEMA))
 
 
-def done_ids(run: str, folder: str = FEATURES) -> pa.Array:
-    """Ids whose outputs (parts in `folder`) or quarantine entry are already stored."""
-    columns = [part.column("id") for part in iter_parts(run, ["id"], folder)] + [read_quarantine(run).column("id")]
-    return pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string()).unique()
+def take_stock(run: str, folder: str = FEATURES) -> pa.Array:
+    """Ids whose outputs (parts in `folder`) or quarantine entry are stored.
+
+    A part with an id that another part already has is removed: a worker that outlived its command wrote it, and what
+    else was in it is still to be done.
+    """
+    uris = [uri for place in (folder, QUARANTINE) for uri in files.list_files(files.join(run, place), ".parquet")]
+    parts = {uri: read_parquet(uri, ["id"])["id"].unique() for uri in uris}
+    ids = pa.concat_arrays([pa.array([], pa.string()), *parts.values()])
+    if len(ids) == len(ids.unique()):
+        return ids
+    seen: set[str] = set()
+    for uri, found in parts.items():
+        if seen.isdisjoint(names := found.to_pylist()):
+            seen.update(names)
+        else:
+            files.remove(uri)
+    return pa.array(sorted(seen), pa.string())
 
 
 def load_features(run: str) -> FeatureTable:
@@ -155,7 +193,7 @@ def load_features(run: str) -> FeatureTable:
     if not parts:
         raise RunFolderError(f"expected features in {run}, but it holds none (kind {manifest.get('kind')!r})")
     table = pa.concat_tables(parts)
-    table = table.take(pa.compute.sort_indices(table, [("id", "ascending"), ("view", "ascending")]))
+    table = table.take(pc.sort_indices(table, [("id", "ascending"), ("view", "ascending")]))
     shape = json.loads((parts[0].schema.metadata or {})[b"shape"])
     names = ("id", "label", "split", "label_b")
     text = {name: np.array(table.column(name).to_pylist(), dtype=object) for name in names}

@@ -1,7 +1,6 @@
 """`cnnray features`: frozen-backbone features of a folder, resumable, verified, never computed twice."""
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -12,11 +11,10 @@ import pyarrow.compute as pc
 from cnnray import cluster, files
 from cnnray.config import FeaturesConfig
 from cnnray.data.feature_report import write_feature_report
-from cnnray.data.feature_stage import FeatureStage
+from cnnray.data.feature_stage import MODEL, FeatureStage
 from cnnray.data.feature_store import (
     FEATURES,
     INDEX,
-    done_ids,
     iter_parts,
     read_parquet,
     read_quarantine,
@@ -25,11 +23,9 @@ from cnnray.data.feature_store import (
 from cnnray.data.pipelines import work_off
 from cnnray.data.reuse import find_runs
 from cnnray.data.runs import RunFolder, count_by_code, read_manifest, refuse_bad
-from cnnray.data.units import load_index, plan_units
+from cnnray.data.units import load_index, plan_units, rounds
 from cnnray.errors import OptionError, RunFolderError
 from cnnray.nn.backbones import check_tap
-
-MODEL = "model.json"
 
 
 def build_features(source: str, out: str, config: FeaturesConfig, *, address: str | None = None) -> dict[str, Any]:
@@ -55,8 +51,7 @@ def build_features(source: str, out: str, config: FeaturesConfig, *, address: st
     cluster.connect(address)
     index = load_index(run, source, config, split=config.split, seed=config.seed)
     reuse = _runs_to_reuse(out, config)
-    counts = _compute(run, index, config, reuse)
-    manifest = _finish(run, index, config, counts)
+    manifest = _finish(run, index, config, _compute(run, index, config, reuse))
     refuse_bad(out, manifest, config)
     return manifest
 
@@ -132,34 +127,18 @@ def _runs_to_reuse(out: str, config: FeaturesConfig) -> list[str]:
     return [config.reuse]
 
 
-def _compute(run: RunFolder, index: pa.Table, config: FeaturesConfig, reuse: Sequence[str]) -> Counter[str]:
-    done = done_ids(run.uri)
-    todo = index.filter(pc.invert(pc.is_in(index["id"], value_set=done)))
-    counts: Counter[str] = Counter(already=index.num_rows - todo.num_rows, reused=0)
-    arguments = {"config": config, "out": run.uri, "reuse": list(reuse)}
-    units = plan_units(todo, index, views=config.views, mixup=config.mixup_alpha > 0, seed=config.seed)
-    for row in work_off("features", units, FeatureStage, arguments, config):
-        _keep_model(run, row.pop("model"))
-        counts.update(row)
-    return counts
+def _compute(run: RunFolder, index: pa.Table, config: FeaturesConfig, reuse: Sequence[str]) -> dict[str, int]:
+    resumed, reused = index.num_rows, 0
+    for number, todo in enumerate(rounds(run.uri, index)):
+        resumed -= 0 if number else todo.num_rows
+        units = plan_units(todo, index, views=config.views, mixup=config.mixup_alpha > 0, seed=config.seed)
+        arguments = {"config": config, "reuse": list(reuse)}
+        for row in work_off("features", units, FeatureStage, run, arguments, config):
+            reused += row.get("reused") or 0
+    return {"reused": reused, "resumed": resumed}
 
 
-def _keep_model(run: RunFolder, text: str) -> None:
-    """Write down which network the run uses; a resumed run must use the same, to the precision."""
-    uri = run.path(MODEL)
-    if not files.exists(uri):
-        files.write_bytes(uri, (text + "\n").encode())
-        return
-    first, now = files.read_json(uri), json.loads(text)
-    for name in ("backbone", "precision"):
-        if first[name] != now[name]:
-            raise RunFolderError(
-                f"{run.uri} was started with {name} {first[name]}, but now it is {now[name]}; use the same weights and "
-                "--precision, or choose another --out"
-            )
-
-
-def _finish(run: RunFolder, index: pa.Table, config: FeaturesConfig, counts: Counter[str]) -> dict[str, Any]:
+def _finish(run: RunFolder, index: pa.Table, config: FeaturesConfig, counts: dict[str, int]) -> dict[str, Any]:
     found = check_complete(run.uri, index, config.views)
     if not found["features"]:
         raise RunFolderError(
@@ -174,8 +153,7 @@ def _finish(run: RunFolder, index: pa.Table, config: FeaturesConfig, counts: Cou
         "source": run.source,
         **found,
         **model,
-        "reused": counts["reused"],
-        "resumed": counts["already"],
+        **counts,
         "splits": dict(sorted(split_counts.items())),
         "classes": classes,
         "seed": config.seed,

@@ -12,8 +12,11 @@ import ray
 import ray.data
 
 from cnnray.config import SourceConfig
+from cnnray.data.attempts import Cautious, forget_attempts
+from cnnray.data.feature_store import Outputs
 from cnnray.data.fetch import read_unit
 from cnnray.data.progress import JobProgress
+from cnnray.data.runs import RunFolder
 from cnnray.errors import CnnrayError, OptionError
 
 # Readers wait for files, so they hold a fraction of a core. The rest of a node is the actors'.
@@ -73,23 +76,25 @@ def cluster_nodes() -> list[dict[str, float]]:
 
 
 def work_off(
-    title: str, units: Sequence[pa.Table], stage: type, arguments: dict[str, Any], config: SourceConfig
+    title: str, units: Sequence[pa.Table], stage: type, run: RunFolder, arguments: dict[str, Any], config: SourceConfig
 ) -> Iterator[dict[str, Any]]:
     """Send units of images through `stage` on the whole cluster, showing progress; see `run_units`.
 
     Args:
         title: of the progress.
-        units: from `plan_units`; none is no work.
-        stage: a class that takes `arguments` and `threads`, the cores that it may use.
+        units: from `plan_units`.
+        stage: a class that takes `arguments`, `outputs` and `threads`, the cores that it may use.
+        run: where the stage stores.
         config: says how many actors, and whether on GPUs.
     """
-    if not units:
-        return
+    forget_attempts(run.uri)
     plan = plan_actors(cluster_nodes(), config.workers, config.gpu)
     with JobProgress(title, sum(unit.num_rows for unit in units)) as progress:
-        for row in run_units(units, read_unit, stage, {**arguments, "threads": plan.threads}, plan):
+        arguments = arguments | {"outputs": Outputs(run.uri, run.token), "threads": plan.threads}
+        for row in run_units(units, read_unit, stage, arguments, plan):
             yield row
             progress.advance(row["images"])
+    forget_attempts(run.uri)
 
 
 def run_units(
@@ -136,7 +141,7 @@ def _guarded(stage: type) -> type:
         def __init__(self, **arguments: Any) -> None:
             self._fault: CnnrayError | None = None
             try:
-                self._stage = stage(**arguments)
+                self._stage = Cautious(stage(**arguments), arguments["outputs"])
             except CnnrayError as error:
                 self._fault = error
 

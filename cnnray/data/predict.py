@@ -6,23 +6,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from cnnray import cluster, files
 from cnnray.config import PredictConfig
 from cnnray.data.feature_store import (
-    QUARANTINE,
-    QUARANTINE_SCHEMA,
-    done_ids,
+    Outputs,
     iter_parts,
     quarantine_row,
     read_quarantine,
-    write_rows,
 )
 from cnnray.data.pipelines import work_off
 from cnnray.data.runs import RunFolder, refuse_bad
-from cnnray.data.units import load_index, plan_units
+from cnnray.data.units import load_index, plan_units, rounds
 from cnnray.errors import DataError, ImageError, RunFolderError
 from cnnray.infer.classify import Classifier
 from cnnray.nn.checkpoint import load_card
@@ -49,10 +45,10 @@ SCHEMA = pa.schema(
 class PredictStage:
     """Classifies and stores the images of a unit; the model is loaded once. No Ray in here."""
 
-    def __init__(self, checkpoint: str, out: str, *, threads: int, gpu: bool) -> None:
+    def __init__(self, checkpoint: str, outputs: Outputs, *, threads: int, gpu: bool) -> None:
         torch.set_num_threads(threads)
         self._classifier = Classifier.load(checkpoint, device="cuda" if gpu else "cpu")
-        self._out = out
+        self._outputs = outputs
 
     def __call__(self, unit: pa.Table) -> pa.Table:
         """Store one row per image of a unit that `read_unit` filled; returns counts."""
@@ -67,8 +63,8 @@ class PredictStage:
                 bad.append(quarantine_row(row, answer.code, str(answer)))
             else:
                 good.append(_row(row, answer.top, classes))
-        write_rows(self._out, QUARANTINE, bad, QUARANTINE_SCHEMA)
-        write_rows(self._out, PREDICTIONS, good, SCHEMA)
+        self._outputs.quarantine(bad)
+        self._outputs.store(PREDICTIONS, pa.Table.from_pylist(good, SCHEMA))
         return pa.table({"images": [len(rows)], "quarantined": [len(bad)]})
 
 
@@ -98,10 +94,10 @@ def predict_classify(
     run = RunFolder.open(out, config, "predictions", source=f"{source} by {card.weights_sha256}")
     cluster.connect(address)
     index = load_index(run, source, config)
-    todo = index.filter(pc.invert(pc.is_in(index["id"], value_set=done_ids(out, PREDICTIONS))))
-    arguments = {"checkpoint": checkpoint, "out": out, "gpu": config.gpu}
-    for _ in work_off("predictions", plan_units(todo, index), PredictStage, arguments, config):
-        pass  # the stage has stored them
+    for todo in rounds(out, index, PREDICTIONS):
+        arguments = {"checkpoint": checkpoint, "gpu": config.gpu}
+        for _ in work_off("predictions", plan_units(todo, index), PredictStage, run, arguments, config):
+            pass  # the stage has stored them
     manifest = run.finish(_count(out, index))
     refuse_bad(out, manifest, config)
     return manifest

@@ -2,11 +2,13 @@
 
 RUN/config.toml     the resolved settings, written first; the same command resumes, another is refused
 RUN/manifest.json   inputs, counts, hashes, versions, wall time; written last: its presence means finished
+RUN/owner           a token of the command that opened the run last, the only one that may write into it
 """
 
 import dataclasses
 import time
 import tomllib
+import uuid
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -19,6 +21,9 @@ from cnnray.errors import QuarantineError, RunFolderError
 RESUMABLE_WITH = frozenset({"workers", "gpu", "compile", "max_bad", "reuse", "precision"})
 
 
+OWNER = "owner"
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """An open run folder; `resumed` says whether earlier work is in it."""
@@ -29,6 +34,7 @@ class RunFolder:
     resumed: bool
     source: str = ""
     started: float = field(default_factory=time.time)
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @classmethod
     def open(cls, uri: str, config: Any, kind: str, *, source: str = "") -> "RunFolder":
@@ -56,7 +62,9 @@ class RunFolder:
             _check_empty(uri)
             text = to_toml(config)
             files.write_bytes(config_uri, f"{to_toml(_Head(kind=kind, source=source))}{text}".encode())
-        return cls(uri, kind, config, resumed, source)
+        run = cls(uri, kind, config, resumed, source)
+        files.write_bytes(run.path(OWNER), run.token.encode())
+        return run
 
     def path(self, *parts: str) -> str:
         """URI of something inside the folder."""
@@ -74,6 +82,19 @@ class RunFolder:
         }
         files.write_json(self.path("manifest.json"), full)
         return full
+
+
+def check_owner(uri: str, token: str) -> None:
+    """Called by a worker before it stores anything.
+
+    A command that is killed leaves its workers behind for some seconds. They must not store what the command that
+    resumes the run computes as well.
+
+    Raises:
+        RunFolderError: another command has opened the run since.
+    """
+    if files.read_bytes(files.join(uri, OWNER)).decode() != token:
+        raise RunFolderError(f"another command has taken over the run in {uri}; this one stores nothing more")
 
 
 def read_manifest(uri: str) -> dict[str, Any]:

@@ -7,11 +7,12 @@ import pyarrow.compute as pc
 
 from cnnray import files
 from cnnray.config import SourceConfig
-from cnnray.data.feature_store import INDEX, read_parquet, to_parquet
+from cnnray.data.feature_store import FEATURES, INDEX, read_parquet, take_stock, to_parquet
 from cnnray.data.readers import build_index
 from cnnray.data.runs import RunFolder
 from cnnray.ops.seeds import seed_for
 
+MAX_ROUNDS = 3
 UNIT_ROWS = 256
 UNIT_BYTES = 64 * 1024**2
 
@@ -22,6 +23,19 @@ def load_index(run: RunFolder, source: str, config: SourceConfig, *, split: str 
     if not files.exists(uri):
         files.write_bytes(uri, to_parquet(build_index(source, config, split=split, seed=seed)))
     return read_parquet(uri)
+
+
+def rounds(run: str, index: pa.Table, folder: str = FEATURES) -> Iterator[pa.Table]:
+    """The rows of the index that are still to be done, and again what is then still to be done, until nothing is.
+
+    One round is the rule. Another is needed where workers of a killed command stored something after all and parts
+    had to be removed; the number is bounded, so that whoever checks the outputs tells what is missing.
+    """
+    for _ in range(MAX_ROUNDS):
+        todo = index.filter(pc.invert(pc.is_in(index["id"], value_set=take_stock(run, folder))))
+        if not todo.num_rows:
+            return
+        yield todo
 
 
 def plan_units(

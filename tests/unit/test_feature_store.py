@@ -12,12 +12,15 @@ from cnnray.data.feature_store import (
     FEATURES,
     QUARANTINE,
     QUARANTINE_SCHEMA,
-    done_ids,
+    Outputs,
     feature_array,
     feature_column,
     feature_schema,
     load_features,
+    quarantine_row,
     read_parquet,
+    read_quarantine,
+    take_stock,
     write_part,
 )
 from cnnray.data.features import check_complete
@@ -75,11 +78,37 @@ def test_writing_the_same_rows_again_replaces_the_part(tmp_path):
     assert len(files.list_files(str(tmp_path))) == 1
 
 
-def test_done_ids_are_those_with_features_and_those_in_quarantine(tmp_path):
+def test_in_stock_are_ids_with_features_and_those_in_quarantine(tmp_path):
     write_part(str(tmp_path / FEATURES), make_part(["a", "b"], (0, 1))[0])
     bad = [{"id": "c", "path": "/p/c", "code": "empty", "message": "0 bytes"}]
     write_part(str(tmp_path / QUARANTINE), pa.Table.from_pylist(bad, QUARANTINE_SCHEMA))
-    assert sorted(done_ids(str(tmp_path)).to_pylist()) == ["a", "b", "c"]
+    assert sorted(take_stock(str(tmp_path)).to_pylist()) == ["a", "b", "c"]
+
+
+def test_a_part_that_overlaps_another_is_removed_and_its_other_rows_are_to_be_done_again(tmp_path):
+    one = write_part(str(tmp_path / FEATURES), make_part(["a", "b"], (0, 1))[0])
+    two = write_part(str(tmp_path / FEATURES), make_part(["b", "c"], (0, 1))[0])
+    kept, removed = sorted([one, two])
+    stock = take_stock(str(tmp_path)).to_pylist()
+    assert sorted(stock) == (["a", "b"] if kept == one else ["b", "c"])
+    assert files.exists(kept) and not files.exists(removed)
+
+
+def test_a_quarantine_entry_of_a_stored_image_is_removed(tmp_path):
+    write_part(str(tmp_path / FEATURES), make_part(["a"])[0])
+    Outputs(str(tmp_path)).quarantine([quarantine_row({"id": "a", "path": "/p/a"}, "empty", "0 bytes")])
+    assert take_stock(str(tmp_path)).to_pylist() == ["a"]
+    assert read_quarantine(str(tmp_path)).num_rows == 0
+
+
+def test_workers_of_an_earlier_command_store_nothing(tmp_path):
+    first = RunFolder.open(str(tmp_path), FeaturesConfig(), "features")
+    second = RunFolder.open(str(tmp_path), FeaturesConfig(), "features")
+    with pytest.raises(RunFolderError, match="another command has taken over"):
+        Outputs(first.uri, first.token).store(FEATURES, make_part(["a"])[0])
+    assert not files.exists(first.path(FEATURES))
+    Outputs(second.uri, second.token).store(FEATURES, make_part(["a"])[0])
+    assert take_stock(second.uri).to_pylist() == ["a"]
 
 
 def test_every_flipped_bit_of_a_part_is_seen(tmp_path):
