@@ -1,5 +1,6 @@
 """What determines the value of a feature, and the key under which it is known."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -37,15 +38,8 @@ class Recipe:
 
     def key(self, content: bytes, item_id: str, view: int, partner: bytes | None = None) -> bytes:
         """sha256 (32 bytes) of all that determines the feature of `view`; view 0 does not depend on id and seed."""
-        maker = asdict(self.maker)
-        if view == 0:
-            maker = {name: maker[name] for name in ("size", "resize", "interpolation")}
-        parts = {
-            **asdict(self),
-            "maker": maker,
-            "view_seed": 0 if view == 0 else seed_for(item_id, self.maker.seed, view),
-        }
-        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+        digest = _digest(self, view == 0).copy()
+        digest.update(str(0 if view == 0 else seed_for(item_id, self.maker.seed, view)).encode())
         digest.update(content)
         digest.update(hashlib.sha256(partner).digest() if partner is not None else b"")
         return digest.digest()
@@ -56,6 +50,15 @@ class Recipe:
         return [self.key(content, item_id, 0)] + [
             self.key(content, item_id, view, partner) for view, partner in enumerate(partners, start=1)
         ]
+
+
+@functools.lru_cache(maxsize=8)  # asked for with every image
+def _digest(recipe: Recipe, plain: bool) -> "hashlib._Hash":
+    """The hash so far, of what images have in common; a plain view depends on nothing random."""
+    maker = asdict(recipe.maker)
+    if plain:
+        maker = {name: maker[name] for name in ("size", "resize", "interpolation")}
+    return hashlib.sha256(json.dumps({**asdict(recipe), "maker": maker}, sort_keys=True).encode())
 
 
 def build_recipe(config: FeaturesConfig, backbone: Backbone, precision: str) -> Recipe:

@@ -73,7 +73,7 @@ class Classifier:
         self._pool = ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,))
         self._extractor = extractor.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
         self._head = head.eval().requires_grad_(False).to(self.device)
-        self._features: Callable[[Tensor], Tensor] = self._compiled() if compile else self._eager
+        self._features: Callable[[Tensor], Tensor] = self._compiled() if compile else self._eager()
 
     @classmethod
     def load(
@@ -185,11 +185,17 @@ class Classifier:
         with torch.inference_mode():  # belongs to the thread, so it is set here and not once
             return torch.softmax(self._head(self._features(images)), dim=1).cpu()
 
-    def _eager(self, images: Tensor) -> Tensor:
-        images = images.to(self.device).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            features: Tensor = self._extractor(images)
-        return features.float()
+    def _eager(self) -> Callable[[Tensor], Tensor]:
+        low = self.precision == "bfloat16"
+        extractor = self._extractor.ready_for_bfloat16() if low else self._extractor
+
+        def features(images: Tensor) -> Tensor:
+            images = images.to(self.device).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+                found: Tensor = extractor(images)
+            return found.float()
+
+        return features
 
     def _compiled(self) -> Callable[[Tensor], Tensor]:
         embedder = Embedder(

@@ -52,6 +52,8 @@ class Embedder:
         self.batch_size = batch_size if self.device.type == "cuda" else CPU_BATCH
         self.precision = native_precision(self.device) if precision == "auto" else precision
         self.size = size
+        if self.precision == "bfloat16":
+            extractor = extractor.ready_for_bfloat16()
         self._model: Callable[[torch.Tensor], torch.Tensor] = (
             extractor.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
         )
@@ -61,7 +63,7 @@ class Embedder:
         """Features of any number of images.
 
         Args:
-            images_NCHW: uint8 [N, 3, size, size].
+            images_NCHW: uint8 [N, 3, size, size]; in channels_last memory they need not be copied.
 
         Returns:
             float32 [N, D], or [N, C, H, W] for maps.
@@ -72,9 +74,9 @@ class Embedder:
 
     def _forward(self, images: torch.Tensor) -> npt.NDArray[np.float32]:
         count = len(images)
-        batch = torch.zeros(self.batch_size, 3, self.size, self.size, dtype=torch.uint8)
-        batch = batch.contiguous(memory_format=torch.channels_last)
-        batch[:count] = images
+        if count < self.batch_size:
+            images = torch.cat([images, images.new_zeros(self.batch_size - count, 3, self.size, self.size)])
+        batch = images.contiguous(memory_format=torch.channels_last)  # as compiled: other strides compile again
         use_bfloat16 = self.precision == "bfloat16"
         # grad mode and autocast belong to the thread, so they are set here and not once
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=use_bfloat16):

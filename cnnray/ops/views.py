@@ -72,7 +72,7 @@ class ViewMaker:
         """View 0 and one augmented view per entry of `partners`, decoded once.
 
         Returns:
-            uint8 [1 + K, 3, size, size] and the 1 + K shares.
+            uint8 [1 + K, 3, size, size] in channels_last memory, and the 1 + K shares.
 
         Raises:
             ImageError: `data` is no acceptable image.
@@ -80,4 +80,5 @@ class ViewMaker:
         image = decode(data)
         made = [self.view(image, item_id, 0)]
         made += [self.view(image, item_id, number, partner) for number, partner in enumerate(partners, start=1)]
-        return torch.stack([view for view, _ in made]), [lam for _, lam in made]
+        images = torch.stack([view.permute(1, 2, 0) for view, _ in made]).permute(0, 3, 1, 2)
+        return images, [lam for _, lam in made]

@@ -67,7 +67,7 @@ def test_without_a_compiler_it_runs_and_says_so(extractor, eager, images, monkey
     monkeypatch.delenv("CXX", raising=False)
     assert not has_compiler()
     with pytest.warns(UserWarning, match=r"no C\+\+ compiler found"):
-        embedder = Embedder(extractor, SIZE)
+        embedder = Embedder(extractor, SIZE, precision="float32")
     assert not embedder.compiled
     np.testing.assert_array_equal(embedder.embed(images), eager.embed(images))
 
@@ -75,7 +75,7 @@ def test_without_a_compiler_it_runs_and_says_so(extractor, eager, images, monkey
 def test_a_compiler_that_fails_is_told_and_the_network_still_runs(extractor, eager, images, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda model: lambda x: (_ for _ in ()).throw(RuntimeError("broken tools")))
     with pytest.warns(UserWarning, match="broken tools"):
-        embedder = Embedder(extractor, SIZE)
+        embedder = Embedder(extractor, SIZE, precision="float32")
     np.testing.assert_array_equal(embedder.embed(images), eager.embed(images))
 
 
