@@ -13,6 +13,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,33 +39,39 @@ def start(words):
     return subprocess.Popen(command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def victims(driver, pattern):
-    """Worker processes of this driver's cluster that do the work named `pattern`; Ray puts it into their titles."""
+def workers(driver):
+    """Process ids of this driver's cluster."""
     try:
-        children = psutil.Process(driver.pid).children(recursive=True)
-        return [p for p in children if p.is_running() and pattern in " ".join(p.cmdline())]
+        return [child.pid for child in psutil.Process(driver.pid).children(recursive=True)]
     except psutil.Error:
         return []
 
 
-def kill_once(driver, who, rng, wait):
-    """Kill `who` after `wait` seconds from now; True when it was there to be killed."""
+def title(pid):
+    """What a process says it is doing; Ray's workers name the function that they run."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def kill_once(driver, who, wait):
+    """Kill `who` after `wait` seconds from now, or when it next appears; True when that happened."""
     end = time.monotonic() + wait
     while time.monotonic() < end and driver.poll() is None:
         time.sleep(0.02)
-    if driver.poll() is not None:
-        return False
-    if who == "driver":
-        driver.kill()
-        driver.wait()
-        return True
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and driver.poll() is None:
-        found = victims(driver, who)
-        if found:
-            rng.choice(found).kill()
+    while driver.poll() is None:
+        if who == "driver":
+            driver.kill()
+            driver.wait()
             return True
-        time.sleep(0.02)
+        pids, until = workers(driver), time.monotonic() + 0.2
+        while time.monotonic() < until:  # a reader is at work for some milliseconds only
+            for pid in pids:
+                if who in title(pid):
+                    os.kill(pid, signal.SIGKILL)
+                    return True
+            time.sleep(0.002)
     return False
 
 
@@ -76,7 +83,8 @@ def run_with_kills(words, budget, who_of, seconds, rng, counts):
         for _ in range(3):
             if done < budget:
                 who = rng.choice(who_of)
-                if kill_once(driver, who, rng, rng.uniform(0, seconds)):
+                # readers are done early: they are waited for
+                if kill_once(driver, who, 0 if who == READER else rng.uniform(0, seconds)):
                     counts[who] += 1
                     done += 1
                 if driver.poll() is not None:

@@ -17,7 +17,7 @@ from cnnray.data.feature_store import (
     read_quarantine,
 )
 from cnnray.data.pipelines import work_off
-from cnnray.data.runs import RunFolder, refuse_bad
+from cnnray.data.runs import RunFolder, count_by_code, refuse_bad
 from cnnray.data.units import load_index, plan_units, rounds
 from cnnray.errors import DataError, ImageError, RunFolderError
 from cnnray.infer.classify import Classifier
@@ -88,6 +88,12 @@ def predict_classify(
         CheckpointError: the checkpoint is absent, damaged or not a classifier's.
         UserError, StorageError: as `build_features`.
     """
+    manifest = _predict(checkpoint, source, out, config, address)
+    refuse_bad(out, manifest, config)
+    return manifest
+
+
+def _predict(checkpoint: str, source: str, out: str, config: PredictConfig, address: str | None) -> dict[str, Any]:
     source, out, checkpoint = files.absolute(source), files.absolute(out), files.absolute(checkpoint)
     card = load_card(checkpoint, task="classify")
     # the weights are part of the run's identity: a resumed run must not mix two classifiers
@@ -98,9 +104,7 @@ def predict_classify(
         arguments = {"checkpoint": checkpoint, "gpu": config.gpu}
         for _ in work_off("predictions", plan_units(todo, index), PredictStage, run, arguments, config):
             pass  # the stage has stored them
-    manifest = run.finish(_count(out, index))
-    refuse_bad(out, manifest, config)
-    return manifest
+    return run.finish(_count(out, index))
 
 
 def evaluate_classify(
@@ -120,11 +124,15 @@ def evaluate_classify(
         the figures of `cnnray.ops.metrics.summary`, and images, quarantined.
 
     Raises:
-        DataError: images without labels, or with labels that the classifier was not trained on.
+        DataError: images without labels, or with labels that the classifier was not trained on, or no good image.
+        QuarantineError: all is written, but more than `config.max_bad` of the images were bad.
     """
     card = load_card(checkpoint, task="classify")
-    manifest = predict_classify(checkpoint, source, out, config, address=address)
+    manifest = _predict(checkpoint, source, out, config, address)
     table = read_predictions(out)
+    if not table.num_rows:
+        codes = count_by_code(manifest["quarantine_codes"])
+        raise DataError(f"expected images to measure on in {source}, but all {manifest['images']:,} are bad: {codes}")
     labels = table["label"].to_pylist()
     unknown = sorted({str(label) for label in labels if label not in set(card.classes)})
     if unknown:
@@ -140,6 +148,7 @@ def evaluate_classify(
     files.write_json(files.join(out, "metrics.json"), metrics)
     sections = classification_sections(probabilities, truth, card.classes)
     write_page(files.join(out, "report.html"), "Evaluation", sections, subtitle=f"{checkpoint} on {source}")
+    refuse_bad(out, manifest, config)
     return metrics
 
 

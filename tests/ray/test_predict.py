@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from cnnray import files
 from cnnray.config import PredictConfig
 from cnnray.data.predict import evaluate_classify, predict_classify, read_predictions
 from cnnray.errors import CheckpointError, DataError, QuarantineError, RunFolderError
@@ -50,6 +51,18 @@ def test_evaluation_counts_what_is_right(checkpoint, tmp_path):
     assert metrics["images"] == 15
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Confusion matrix" in page
+
+
+def test_an_evaluation_with_bad_images_is_written_before_it_says_so(checkpoint, tmp_path):
+    src = make_photos(tmp_path / "src", 6, CLASSES)
+    (src / "apple" / "000.jpg").write_bytes(b"rubbish")
+    with pytest.raises(QuarantineError, match="1 of 6"):
+        evaluate_classify(checkpoint, str(src), str(tmp_path / "out"), PredictConfig())
+    assert files.read_json(str(tmp_path / "out" / "metrics.json"))["quarantined"] == 1
+    for path in src.rglob("*.jpg"):
+        path.write_bytes(b"rubbish")
+    with pytest.raises(DataError, match="all 6 are bad: 6 not_an_image"):
+        evaluate_classify(checkpoint, str(src), str(tmp_path / "none"), PredictConfig())
 
 
 def test_labels_that_the_classifier_does_not_know_are_named(checkpoint, tmp_path):
