@@ -1,14 +1,42 @@
-"""Building blocks of mobile networks. Tensors are NCHW float.
+"""Building blocks of convolutional networks. Tensors are NCHW float; "same" blocks keep H and W at stride 1.
 
+Deep Residual Learning, He et al. 2015, arXiv:1512.03385
+Going Deeper with Convolutions (Inception), Szegedy et al. 2014, arXiv:1409.4842
+Network In Network (1x1 convolutions), Lin et al. 2013, arXiv:1312.4400
+MobileNets, Howard et al. 2017, arXiv:1704.04861
 MobileNetV2: Inverted Residuals and Linear Bottlenecks, Sandler et al. 2018, arXiv:1801.04381
+Squeeze-and-Excitation Networks, Hu et al. 2017, arXiv:1709.01507
 Batch Normalization, Ioffe and Szegedy 2015, arXiv:1502.03167
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BATCH_NORM_EPS = 1e-3  # TensorFlow's, with which the EfficientNets were trained
-BATCH_NORM_MOMENTUM = 0.01  # 1 - TensorFlow's 0.99
+
+@dataclass(frozen=True)
+class Style:
+    """How the convolutions of a family of networks pad, normalise and activate.
+
+    Attributes:
+        same: TensorFlow's "SAME" padding, see `same_padding`; else PyTorch's kernel // 2 on both sides. They differ
+            where the stride is 2.
+        eps, momentum: of batch normalisation, as PyTorch counts momentum.
+        act: makes the activation.
+    """
+
+    same: bool
+    eps: float
+    momentum: float
+    act: Callable[[], nn.Module]
+
+
+TENSORFLOW = Style(same=True, eps=1e-3, momentum=0.01, act=partial(nn.ReLU6, inplace=True))
+PYTORCH = Style(same=False, eps=1e-5, momentum=0.1, act=partial(nn.ReLU, inplace=True))
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -42,16 +70,61 @@ class SameConv2d(nn.Conv2d):
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution, batch normalisation, and ReLU6 unless `act` is false (a linear bottleneck)."""
+    """Convolution without bias, batch normalisation, and the style's activation unless `act` is false."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1, act: bool = True
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        act: bool = True,
+        style: Style = TENSORFLOW,
     ) -> None:
-        layers: list[nn.Module] = [
-            SameConv2d(in_channels, out_channels, kernel, stride, groups),
-            nn.BatchNorm2d(out_channels, eps=BATCH_NORM_EPS, momentum=BATCH_NORM_MOMENTUM),
-        ]
-        super().__init__(*layers, *([nn.ReLU6(inplace=True)] if act else []))
+        conv: nn.Conv2d
+        if style.same:
+            conv = SameConv2d(in_channels, out_channels, kernel, stride, groups)
+        else:
+            conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+        norm = nn.BatchNorm2d(out_channels, eps=style.eps, momentum=style.momentum)
+        super().__init__(conv, norm, *([style.act()] if act else []))
+
+
+class SqueezeExcite(nn.Module):
+    """Scales each channel by a gate in (0, 1) that is computed from the means of all channels (Hu et al., figure 2).
+
+    Args:
+        channels: of input and output.
+        squeezed: channels between the two layers of the gate.
+        act: makes the activation between them.
+    """
+
+    def __init__(self, channels: int, squeezed: int, act: Callable[[], nn.Module] = nn.ReLU) -> None:
+        super().__init__()
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, squeezed, 1), act(), nn.Conv2d(squeezed, channels, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to the same shape."""
+        gate: Tensor = self.gate(x)
+        return x * gate.sigmoid()
+
+
+class DepthwiseSeparable(nn.Sequential):
+    """MobileNet's convolution in two steps: kxk for each channel alone, then 1x1 across channels.
+
+    It costs 1 / out_channels + 1 / kernel^2 of a full convolution (Howard et al., section 3.1).
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, style: Style = PYTORCH
+    ) -> None:
+        super().__init__(
+            ConvNormAct(in_channels, in_channels, kernel, stride, groups=in_channels, style=style),
+            ConvNormAct(in_channels, out_channels, 1, style=style),
+        )
 
 
 class InvertedResidual(nn.Module):
@@ -62,16 +135,29 @@ class InvertedResidual(nn.Module):
     Args:
         expand: factor of the widening; 1 leaves the first 1x1 out.
         kernel, stride: of the depthwise convolution.
+        squeeze: channels of a squeeze-and-excitation gate after the depthwise convolution, as share of `in_channels`
+            (EfficientNet: 0.25); 0 leaves it out.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, expand: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int,
+        expand: int,
+        squeeze: float = 0.0,
+        style: Style = TENSORFLOW,
+    ) -> None:
         super().__init__()
         wide = in_channels * expand
-        widen = [ConvNormAct(in_channels, wide, 1)] if expand != 1 else []
+        widen = [ConvNormAct(in_channels, wide, 1, style=style)] if expand != 1 else []
+        gate = [SqueezeExcite(wide, max(1, int(in_channels * squeeze)), style.act)] if squeeze else []
         self.layers = nn.Sequential(
             *widen,
-            ConvNormAct(wide, wide, kernel, stride, groups=wide),
-            ConvNormAct(wide, out_channels, 1, act=False),
+            ConvNormAct(wide, wide, kernel, stride, groups=wide, style=style),
+            *gate,
+            ConvNormAct(wide, out_channels, 1, act=False, style=style),
         )
         self.residual = stride == 1 and in_channels == out_channels
 
@@ -79,3 +165,80 @@ class InvertedResidual(nn.Module):
         """[N, in_channels, H, W] to [N, out_channels, ceil(H / stride), ceil(W / stride)]."""
         y: Tensor = self.layers(x)
         return x + y if self.residual else y
+
+
+class ResidualBlock(nn.Module):
+    """ResNet's block: the layers learn what to add to their input (He et al., equation 1, figure 5).
+
+    Args:
+        in_channels, out_channels: of the block; where they differ, or the stride is not 1, the shortcut is a 1x1
+            convolution (option B of section 3.3), else the identity.
+        stride: of the first 3x3 convolution.
+        bottleneck: 0 for two 3x3 convolutions, else the channels of the 3x3 between two 1x1 convolutions.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int = 1, bottleneck: int = 0, style: Style = PYTORCH
+    ) -> None:
+        super().__init__()
+        if bottleneck:
+            self.layers = nn.Sequential(
+                ConvNormAct(in_channels, bottleneck, 1, style=style),
+                ConvNormAct(bottleneck, bottleneck, 3, stride, style=style),
+                ConvNormAct(bottleneck, out_channels, 1, act=False, style=style),
+            )
+        else:
+            self.layers = nn.Sequential(
+                ConvNormAct(in_channels, out_channels, 3, stride, style=style),
+                ConvNormAct(out_channels, out_channels, 3, act=False, style=style),
+            )
+        same = stride == 1 and in_channels == out_channels
+        self.shortcut = (
+            nn.Identity() if same else ConvNormAct(in_channels, out_channels, 1, stride, act=False, style=style)
+        )
+        self.act = style.act()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] to [N, out_channels, ceil(H / stride), ceil(W / stride)]."""
+        y: Tensor = self.act(self.shortcut(x) + self.layers(x))
+        return y
+
+
+class Inception(nn.Module):
+    """Four views of one input side by side, the wide ones behind 1x1 bottlenecks (Szegedy et al., figure 2b).
+
+    Args:
+        in_channels: of the input.
+        direct: channels of the 1x1 branch.
+        three: channels of the 3x3 branch's bottleneck and output.
+        five: channels of the 5x5 branch's bottleneck and output.
+        pooled: channels of the 1x1 behind the 3x3 max pooling.
+        large_kernel: of the third branch; torchvision's GoogLeNet has 3 there.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        direct: int,
+        three: tuple[int, int],
+        five: tuple[int, int],
+        pooled: int,
+        large_kernel: int = 5,
+        style: Style = PYTORCH,
+    ) -> None:
+        super().__init__()
+        self.direct = ConvNormAct(in_channels, direct, 1, style=style)
+        self.three = nn.Sequential(
+            ConvNormAct(in_channels, three[0], 1, style=style), ConvNormAct(*three, 3, style=style)
+        )
+        self.five = nn.Sequential(
+            ConvNormAct(in_channels, five[0], 1, style=style), ConvNormAct(*five, large_kernel, style=style)
+        )
+        self.pooled = nn.Sequential(
+            nn.MaxPool2d(3, stride=1, padding=1), ConvNormAct(in_channels, pooled, 1, style=style)
+        )
+        self.out_channels = direct + three[1] + five[1] + pooled
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, in_channels, H, W] to [N, out_channels, H, W]; branches in the order of the arguments."""
+        return torch.cat([self.direct(x), self.three(x), self.five(x), self.pooled(x)], 1)
