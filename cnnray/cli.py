@@ -36,14 +36,19 @@ for group in (features, train, evaluate, predict, serve, query):
 
 
 @app.command
-def models(*, measure: bool = True) -> dict[str, Any]:
+def models(*, measure: bool = True, cost: str | None = None) -> dict[str, Any]:
     """List the backbones: parameters, multiply-accumulates, weight size, measured images/s on this machine.
 
     Args:
         measure: run each network briefly; takes about a minute and a half.
+        cost: name of a backbone, whose parameters, multiply-accumulates and bytes are listed by layer instead.
     """
-    from cnnray.nn.zoo import model_table
+    from cnnray.nn.zoo import cost_table, model_table
 
+    if cost is not None:
+        layers = [dict(vars(row)) for row in cost_table(cost)]
+        _table(f"Layers of {cost}, for one image in float32", layers, list(layers[0]))
+        return {"layers": layers}
     rows = [dict(vars(row)) for row in model_table(measure=measure, seconds=1.0)]
     _table("Backbones", rows, ["name", "input_size", "params", "macs", "size_mb", "images_per_s", "weights"])
     return {"models": rows}
@@ -316,6 +321,8 @@ def _is_number(rows: list[dict[str, Any]], column: str) -> bool:
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, tuple):
+        return " x ".join(map(str, value))
     if isinstance(value, float):
         return f"{value:,.4g}" if value < 100 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)

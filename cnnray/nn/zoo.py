@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from cnnray.nn.backbones import BACKBONES
+from cnnray.nn.backbones import BACKBONES, find_spec
 from cnnray.nn.spec import BackboneSpec
-from cnnray.ops.costs import count_costs
+from cnnray.ops.costs import LayerCosts, count_costs, layer_costs
 
 MEASURED_BATCH = {"cpu": 4, "cuda": 64}
 _MIN_PASSES = 2
+_BYTES = ("weight_bytes", "activation_bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,20 @@ def model_table(*, measure: bool, seconds: float = 1.0) -> list[ModelRow]:
             takes longer for the largest networks on CPUs.
     """
     return [_row(spec, seconds if measure else None) for spec in BACKBONES.values()]
+
+
+def cost_table(name: str) -> list[LayerCosts]:
+    """Layers of a backbone that compute with weights or hold some, at its own input size; then their sum.
+
+    Raises:
+        UnknownNameError: no such backbone.
+    """
+    spec = find_spec(name)
+    with torch.device("meta"):
+        network = spec.build()
+    rows = [row for row in layer_costs(network, 3, spec.input_size, spec.input_size) if row.macs or row.weight_bytes]
+    sums = {part: sum(getattr(row, part) for row in rows) for part in ("params", "macs", *_BYTES)}
+    return [*rows, LayerCosts(name="all", kind=f"{len(rows)} layers", output=rows[-1].output, **sums)]
 
 
 def _row(spec: BackboneSpec, seconds: float | None) -> ModelRow:

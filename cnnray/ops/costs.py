@@ -5,10 +5,9 @@ A convolution of kernel k x k from C to K channels in g groups costs H' * W' * K
 pooling, which multiply nothing by weights or fold into convolutions, are not counted, as is usual in papers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +29,29 @@ class Costs:
     size_bytes: int
 
 
+@dataclass(frozen=True)
+class LayerCosts:
+    """Of one layer in one forward pass of one image.
+
+    Attributes:
+        name: in the network, such as "stage1.0.layers.0.0".
+        kind: its class.
+        output: shape without the batch.
+        params: weights and biases; 0 when the layer computes again.
+        macs: multiply-accumulates.
+        weight_bytes: of parameters and buffers as they are stored; 0 when the layer computes again.
+        activation_bytes: of the output, which training keeps for the way back.
+    """
+
+    name: str
+    kind: str
+    output: tuple[int, ...]
+    params: int
+    macs: int
+    weight_bytes: int
+    activation_bytes: int
+
+
 def count_costs(module: nn.Module, *shape: int) -> Costs:
     """Costs of `module` for one input of `shape` without the batch, for example (3, 224, 224).
 
@@ -44,6 +66,33 @@ def count_costs(module: nn.Module, *shape: int) -> Costs:
     )
 
 
+def layer_costs(module: nn.Module, *shape: int) -> list[LayerCosts]:
+    """Costs of each layer (each part without parts), in the order in which they compute; arguments as `count_costs`.
+
+    Layers are modules: the sum of a residual block or a function called in between is not among them.
+    """
+    rows: list[LayerCosts] = []
+    met: set[str] = set()
+
+    def record(name: str, layer: nn.Module, input: Tensor, output: Tensor) -> None:
+        tensors = [] if name in met else [*layer.parameters(), *layer.buffers()]
+        rows.append(
+            LayerCosts(
+                name=name,
+                kind=type(layer).__name__,
+                output=tuple(output.shape[1:]),
+                params=0 if name in met else sum(p.numel() for p in layer.parameters()),
+                macs=_layer_macs(layer, input, output),
+                weight_bytes=sum(t.numel() * t.element_size() for t in tensors),
+                activation_bytes=output.numel() * output.element_size(),
+            )
+        )
+        met.add(name)
+
+    _run(module, shape, record)
+    return rows
+
+
 def output_shape(module: nn.Module, *shape: int) -> tuple[int, ...]:
     """Shape of `module`'s output for one input of `shape`, both without the batch; nothing is computed."""
     meta = {name: t.to("meta") for name, t in (*module.named_parameters(), *module.named_buffers())}
@@ -54,20 +103,30 @@ def output_shape(module: nn.Module, *shape: int) -> tuple[int, ...]:
 
 def _count_macs(module: nn.Module, shape: tuple[int, ...]) -> int:
     counts: list[int] = []
+    _run(module, shape, lambda _, *layer: counts.append(_layer_macs(*layer)))
+    return sum(counts)
 
-    def count(layer: nn.Module, _: Any, output: Tensor) -> None:
-        assert isinstance(layer, (nn.Conv2d, nn.Linear))
-        # Every output value is one dot product with one filter, of kernel * kernel * C / groups weights.
-        counts.append(output.numel() * layer.weight[0].numel())
 
-    layers = [m for m in module.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    handles = [layer.register_forward_hook(count) for layer in layers]
+def _layer_macs(layer: nn.Module, input: Tensor, output: Tensor) -> int:
+    if isinstance(layer, nn.ConvTranspose2d):  # every input value is spread by kernel * kernel * K / groups weights
+        return input.numel() * layer.weight[0].numel()
+    if isinstance(layer, nn.Conv2d | nn.Linear):  # every output value is a product with kernel * kernel * C / groups
+        return output.numel() * layer.weight[0].numel()
+    return 0
+
+
+def _run(module: nn.Module, shape: tuple[int, ...], record: Callable[[str, nn.Module, Tensor, Tensor], None]) -> None:
+    """One pass without computing; `record` gets name, layer, input and output of each layer, in order."""
+    layers = [(name, part) for name, part in module.named_modules() if not [*part.children()]]
+    handles = [
+        part.register_forward_hook(lambda layer, inputs, output, name=name: record(name, layer, inputs[0], output))
+        for name, part in layers
+    ]
     try:
         output_shape(module, *shape)
     finally:
         for handle in handles:
             handle.remove()
-    return sum(counts)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
 from cnnray.nn.backbones import BACKBONES
-from cnnray.ops.costs import count_costs, output_shape
+from cnnray.ops.costs import count_costs, layer_costs, output_shape
 
 
 def test_one_convolution_by_hand():
@@ -77,3 +77,35 @@ def test_the_shape_of_an_output_is_known_without_computing_it():
     layer = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8))
     assert output_shape(layer, 3, 9, 11) == (8, 4, 5)
     assert layer.training and layer[0].weight.device.type == "cpu"
+
+
+def test_a_transposed_convolution_costs_what_the_convolution_back_would():
+    up, down = nn.ConvTranspose2d(16, 8, 2, stride=2), nn.Conv2d(8, 16, 2, stride=2)
+    assert count_costs(up, 16, 7, 9).macs == count_costs(down, 8, 14, 18).macs == 7 * 9 * 16 * 8 * 4
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "mobilenet_v3_small", "vgg16"])
+def test_layers_add_up_to_the_network(name):
+    spec = BACKBONES[name]
+    with torch.device("meta"):
+        network = spec.build()
+    rows, whole = layer_costs(network, 3, 224, 224), count_costs(network, 3, 224, 224)
+    assert sum(row.params for row in rows) == whole.params
+    assert sum(row.macs for row in rows) == whole.macs
+    assert sum(row.weight_bytes for row in rows) == whole.size_bytes
+    assert rows[0].kind.endswith("Conv2d") and rows[0].output[1:] == ((224, 224) if name == "vgg16" else (112, 112))
+    assert rows[0].activation_bytes == 4 * rows[0].output[0] * rows[0].output[1] * rows[0].output[2]
+
+
+def test_a_layer_that_computes_twice_is_stored_once():
+    shared = nn.Linear(4, 4)
+    first, second = layer_costs(nn.Sequential(shared, nn.Sequential(shared)), 4)
+    assert (first.params, first.macs, first.weight_bytes) == (20, 16, 80)
+    assert (second.params, second.macs, second.weight_bytes) == (0, 16, 0)
+
+
+@pytest.mark.parametrize(("name", "mebibytes"), [("vgg16", 528), ("resnet152", 230), ("mobilenet_v2", 13.6)])
+def test_weights_take_what_the_textbook_says(name, mebibytes):
+    with torch.device("meta"):
+        network = BACKBONES[name].build()
+    assert count_costs(network, 3, 224, 224).size_bytes / 2**20 == pytest.approx(mebibytes, rel=0.01)

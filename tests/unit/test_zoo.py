@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torchvision import models
 
-from cnnray.errors import StorageError
+from cnnray.errors import StorageError, UnknownNameError
 from cnnray.nn.backbones import BACKBONES, build_backbone
 from cnnray.nn.weights import download_once
-from cnnray.nn.zoo import images_per_second, model_table
+from cnnray.nn.zoo import cost_table, images_per_second, model_table
 
 
 def test_default_weights_are_taken_from_torchs_cache(tmp_path, monkeypatch):
@@ -98,3 +98,12 @@ def test_a_small_network_is_measured_faster_than_a_wide_one():
     with torch.device("meta"):
         narrow, wide = nn.Conv2d(3, 1, 3), nn.Sequential(nn.Conv2d(3, 128, 5), nn.Conv2d(128, 32, 5))
     assert images_per_second(narrow, 64, 0.02) > images_per_second(wide, 64, 0.02) > 0
+
+
+def test_layers_with_weights_are_listed_and_summed():
+    *layers, whole = cost_table("vgg16")
+    assert [row.kind for row in layers] == ["Conv2d"] * 13 + ["Linear"] * 3
+    assert whole.name == "all" and whole.params == 138_357_544 and whole.output == (1000,)
+    assert max(layers, key=lambda row: row.weight_bytes).name == layers[13].name  # 25,088 x 4,096
+    with pytest.raises(UnknownNameError, match="vgg17"):
+        cost_table("vgg17")
