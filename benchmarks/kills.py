@@ -75,9 +75,9 @@ def kill_once(driver, who, wait):
     return False
 
 
-def run_with_kills(words, budget, who_of, seconds, rng, counts):
-    """Run a command to its end while killing it `budget` times at most; returns how many kills there were."""
-    done = 0
+def run_with_kills(words, out, budget, who_of, seconds, rng, counts):
+    """Run a command into `out` while killing it `budget` times at most; returns how many kills there were."""
+    words, done = [*words, "--out", out], 0
     while True:
         driver = start(words)
         for _ in range(3):
@@ -90,7 +90,7 @@ def run_with_kills(words, budget, who_of, seconds, rng, counts):
                 if driver.poll() is not None:
                     break
         _, errors = driver.communicate()
-        if driver.returncode == 0:
+        if driver.returncode == 0 or (out / "manifest.json").exists():  # a kill may come when all is written
             return done
         if driver.returncode != -9:
             raise SystemExit(f"{' '.join(command(*words))} ended with {driver.returncode}:\n{errors[-3000:]}")
@@ -109,9 +109,7 @@ def features(work, kills, rng):
     counts, total, same, number = collections.Counter(), 0, True, 0
     while total < kills:
         out = work / f"killed{number}"
-        total += run_with_kills(
-            [*words, "--out", out], min(3, kills - total), ["driver", ACTOR, READER], seconds, rng, counts
-        )
+        total += run_with_kills(words, out, min(3, kills - total), ["driver", ACTOR, READER], seconds, rng, counts)
         got = read_manifest(str(out))
         same &= got["content_sha256"] == want["content_sha256"] and got["features"] == want["features"]
         print(f"features run {number}: {total} kills so far, identical: {same}", flush=True)
@@ -126,9 +124,7 @@ def training(work, kills, rng):
     counts, total, same, number = collections.Counter(), 0, True, 0
     while total < kills:
         out = work / f"retrained{number}"
-        total += run_with_kills(
-            [*words, "--out", out], min(2, kills - total), ["driver", TRAINER], seconds, rng, counts
-        )
+        total += run_with_kills(words, out, min(2, kills - total), ["driver", TRAINER], seconds, rng, counts)
         same &= read_manifest(str(out))["weights_sha256"] == want
         print(f"training run {number}: {total} kills so far, identical: {same}", flush=True)
         number += 1
