@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from cnnray.data.runs import read_manifest
-from tests.ray.test_features import make_photos
+from tests.ray.test_features import kill_all, make_photos
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BIN = Path(sys.executable).parent
@@ -45,8 +45,7 @@ def head():
         wait_for(address, process, token.read_text())
         yield env | {"RAY_API_SERVER_ADDRESS": address}
     finally:
-        process.terminate()
-        process.wait(120)  # it drains first, which a busy machine makes long
+        kill_all(process)  # asked to end, it would drain for half a minute
         shutil.rmtree(folder, ignore_errors=True)
 
 
