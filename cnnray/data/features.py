@@ -27,6 +27,8 @@ from cnnray.data.units import load_index, plan_units, rounds
 from cnnray.errors import OptionError, RunFolderError
 from cnnray.nn.backbones import check_tap
 
+_ROWS = pa.schema({"id": pa.string(), "view": pa.int32()})
+
 
 def build_features(source: str, out: str, config: FeaturesConfig, *, address: str | None = None) -> dict[str, Any]:
     """Compute and store the features of every image of a source; the same call resumes after any kill.
@@ -94,20 +96,13 @@ def check_complete(run: str, index: pa.Table, views: int) -> dict[str, Any]:
         RunFolderError: something is missing, stored twice, or was never asked for.
     """
     quarantine = read_quarantine(run)
-    rejected = set(quarantine["id"].to_pylist())
-    train = pc.equal(index["split"], "train").to_pylist()
-    expected = {
-        (item, view)
-        for item, is_train in zip(index["id"].to_pylist(), train, strict=True)
-        if item not in rejected
-        for view in range(views + 1 if is_train else 1)
-    }
-    stored: Counter[tuple[str, int]] = Counter()
-    digests: list[bytes] = []
+    rejected = quarantine["id"].unique()
+    stored, digests = [_ROWS.empty_table()], []
     for part in iter_parts(run):
-        stored.update(zip(part["id"].to_pylist(), part["view"].to_pylist(), strict=True))
+        stored.append(part.select(_ROWS.names).cast(_ROWS))
         digests += row_digests(part)
-    _refuse_difference(run, expected, stored)
+    good = index.filter(pc.invert(pc.is_in(index["id"], value_set=rejected)))
+    _refuse_difference(run, _rows_asked_for(good, views), pa.concat_tables(stored))
     return {
         "images": index.num_rows,
         "features": len(digests),
@@ -164,14 +159,26 @@ def _finish(run: RunFolder, index: pa.Table, config: FeaturesConfig, counts: dic
     return run.finish(facts)
 
 
-def _refuse_difference(run: str, expected: set[tuple[str, int]], stored: Counter[tuple[str, int]]) -> None:
-    missing = expected - stored.keys()
-    extra = stored.keys() - expected
-    twice = [row for row, count in stored.items() if count > 1]
+def _rows_asked_for(good: pa.Table, views: int) -> pa.Table:
+    """One row (id, view) per view of each image; in Arrow's memory, as there may be millions."""
+    train = good.filter(pc.equal(good["split"], "train"))["id"]
+    plain = [pa.table([good["id"], pa.repeat(pa.scalar(0, pa.int32()), good.num_rows)], schema=_ROWS)]
+    more = [
+        pa.table([train, pa.repeat(pa.scalar(view, pa.int32()), len(train))], schema=_ROWS)
+        for view in range(1, views + 1)
+    ]
+    return pa.concat_tables(plain + more)
+
+
+def _refuse_difference(run: str, expected: pa.Table, stored: pa.Table) -> None:
+    counts = stored.group_by(_ROWS.names).aggregate([([], "count_all")])
+    missing = expected.join(stored, _ROWS.names, join_type="left anti")
+    extra = stored.join(expected, _ROWS.names, join_type="left anti")
+    twice = counts.filter(pc.greater(counts["count_all"], 1))
     for what, rows in (("missing", missing), ("not asked for", extra), ("stored twice", twice)):
-        if rows:
-            example = min(rows)
+        if rows.num_rows:
+            example = rows.sort_by([(name, "ascending") for name in _ROWS.names]).slice(0, 1).to_pylist()[0]
             raise RunFolderError(
-                f"{run} is not complete: {len(rows):,} of {len(expected):,} feature rows are {what}, such as view "
-                f"{example[1]} of {example[0]!r}; run the same command again, or choose another --out"
+                f"{run} is not complete: {rows.num_rows:,} of {expected.num_rows:,} feature rows are {what}, such as "
+                f"view {example['view']} of {example['id']!r}; run the same command again, or choose another --out"
             )
