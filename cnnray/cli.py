@@ -19,7 +19,7 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Env, Toml
 
 from cnnray import __version__
-from cnnray.config import ClassifyConfig, FeaturesConfig, PredictConfig, ServeConfig
+from cnnray.config import ClassifyConfig, FeaturesConfig, FinetuneConfig, PredictConfig, ServeConfig
 from cnnray.errors import CnnrayError, OptionError
 
 Flat = Parameter(name="*")
@@ -36,18 +36,24 @@ for group in (features, train, evaluate, predict, serve, query):
 
 
 @app.command
-def models(*, measure: bool = True, cost: str | None = None) -> dict[str, Any]:
+def models(*, measure: bool = True, cost: str | None = None, out: str | None = None) -> dict[str, Any]:
     """List the backbones: parameters, multiply-accumulates, weight size, measured images/s on this machine.
 
     Args:
         measure: run each network briefly; takes about a minute and a half.
-        cost: name of a backbone, whose parameters, multiply-accumulates and bytes are listed by layer instead.
+        cost: name of a backbone, such as "resnet50" or "mobilenet_v1:size=160,width=0.5", whose parameters,
+            multiply-accumulates and bytes are listed by layer instead.
+        out: a folder for a page, report.html, with the costs of that backbone in pictures.
     """
     from cnnray.nn.zoo import cost_table, model_table
 
+    if out is not None and cost is None:
+        raise OptionError("expected the name of a backbone with --cost, whose page --out is for")
     if cost is not None:
         layers = [dict(vars(row)) for row in cost_table(cost)]
         _table(f"Layers of {cost}, for one image in float32", layers, list(layers[0]))
+        if out is not None:
+            _cost_page(cost, out)
         return {"layers": layers}
     rows = [dict(vars(row)) for row in model_table(measure=measure, seconds=1.0)]
     _table("Backbones", rows, ["name", "input_size", "params", "macs", "size_mb", "images_per_s", "weights"])
@@ -116,6 +122,32 @@ def train_classify(
 
     cluster.connect(address)
     result = launch(run, out, config)
+    _say(f"classifier in {out}/checkpoint, report in {out}/report.html")
+    return result
+
+
+@train.command(name="finetune")
+def train_finetune(
+    source: str,
+    /,
+    *,
+    out: str,
+    config: Annotated[FinetuneConfig, Flat] = FinetuneConfig(),  # noqa: B008 (frozen)
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Fine-tune a network's upper stages, or train one from scratch; the same command resumes.
+
+    Args:
+        source: labelled images as for `features build`, or a features run with maps (--pool none): then the stages
+            below its tap are never run.
+        out: the run folder of the training.
+        address: of a Ray cluster; without it a local one is started.
+    """
+    from cnnray.train.finetune import train_finetune as launch
+
+    result = launch(source, out, config, address=address)
+    stages = ", ".join(result["trained_stages"]) or "the head alone"
+    _say(f"trained {stages}; accuracy {result['metrics']['accuracy']:.4f}")
     _say(f"classifier in {out}/checkpoint, report in {out}/report.html")
     return result
 
@@ -288,6 +320,22 @@ def _take_value(arguments: list[str], flag: str) -> tuple[str | None, list[str]]
         if argument.startswith(f"{flag}="):
             return argument.removeprefix(f"{flag}="), arguments[:at] + arguments[at + 1 :]
     return None, arguments
+
+
+def _cost_page(name: str, out: str) -> None:
+    """OUT/report.html: the costs of a network for people."""
+    from cnnray import files
+    from cnnray.nn.backbones import find_spec
+    from cnnray.nn.zoo import cost_table
+    from cnnray.page import write_page
+    from cnnray.report import cost_section
+
+    if files.exists(files.join(out, "config.toml")):
+        raise OptionError(f"expected a folder for the page as --out, but {out} is the folder of a run")
+    spec, page = find_spec(name), files.join(out, "report.html")
+    subtitle = f"images of {spec.input_size} x {spec.input_size} px"
+    write_page(page, spec.name, [cost_section(cost_table(name)[:-1])], subtitle)
+    _say(f"report in {page}")
 
 
 def _answer_row(path: Path, answer: Any) -> dict[str, Any]:

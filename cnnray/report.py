@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from cnnray.ops import metrics, transforms
 from cnnray.ops.augment import PRESETS, build_augment, cutmix_pair, mixup_pair, plain_view
+from cnnray.ops.costs import LayerCosts
 from cnnray.ops.seeds import generator_for
-from cnnray.page import Gallery, Numbers, Picture, Section, Table
+from cnnray.page import Gallery, Numbers, Picture, Section, Table, Text
 
 
 def training_curves(history: Sequence[Mapping[str, Any]], best_epoch: int, score_name: str = "accuracy") -> bytes:
@@ -124,6 +125,99 @@ def _confused_pairs(matrix_KK: npt.NDArray[np.int64], classes: Sequence[str]) ->
     order = np.argsort(-wrong, axis=None, kind="stable")[:10]
     pairs = [np.unravel_index(index, wrong.shape) for index in order]
     return [(classes[true], classes[answer], int(wrong[true, answer])) for true, answer in pairs if wrong[true, answer]]
+
+
+def cost_section(rows: Sequence[LayerCosts]) -> Section:
+    """What a page says about the costs of a network: totals, bars by stage, activations by layer, a table of stages.
+
+    Args:
+        rows: layers in the order in which they compute, for one image; the part of a name before its first "." is
+            that of the stage.
+    """
+    stages: dict[str, list[LayerCosts]] = {}
+    for row in rows:
+        stages.setdefault(row.name.partition(".")[0], []).append(row)
+    totals = {name: sum(getattr(row, name) for row in rows) for name in _COSTS}
+    numbers: dict[str, str | int | float] = {
+        "parameters": _short(totals["params"]),
+        "multiply-accumulates": _short(totals["macs"]),
+        "weights": f"{totals['weight_bytes'] / 1e6:,.1f} MB",
+        "activations": f"{totals['activation_bytes'] / 1e6:,.1f} MB",
+        "layers": len(rows),
+        "stages": len(stages),
+    }
+    about = Text(
+        "One image in float32. Multiply-accumulates are time, weights are the file and the download, activations (the "
+        "outputs of the layers with weights) are the memory that training takes for each image of a batch."
+    )
+    bars = Picture(_stage_bars(stages, totals), "by stage, from the image down to the classifier")
+    curve = Picture(_activation_curve(stages), "output of every layer with weights, in the order in which they compute")
+    return Section("Costs of one image", [Numbers(numbers), about, bars, curve, _stage_table(stages, totals)])
+
+
+_COSTS = ("params", "macs", "weight_bytes", "activation_bytes")
+
+
+def _short(count: float) -> str:
+    """Three digits and a unit: 4,231,976 is "4.23 M"."""
+    size, unit = next(pair for pair in ((1e9, "G"), (1e6, "M"), (1e3, "k"), (0, "")) if count >= pair[0])
+    value = count / (size or 1)
+    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+
+
+def _stage_bars(stages: Mapping[str, Sequence[LayerCosts]], totals: Mapping[str, int]) -> bytes:
+    """Multiply-accumulates and bytes of weights of each stage, side by side, as a PNG."""
+    num = len(stages)
+    figure = Figure(figsize=(10, min(0.27 * num + 0.5, 18.0)), dpi=120, layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    kinds = (("macs", "multiply-accumulates", "#2563a8", ""), ("weight_bytes", "weights", "#d97706", "B"))
+    for axes, (part, title, color, unit) in zip(panels, kinds, strict=True):
+        values = [sum(getattr(row, part) for row in rows) for rows in stages.values()]
+        axes.barh(range(num), values, color=color, height=0.7)
+        for place, value in enumerate(values):
+            label = f" {_short(value)}{unit}  {value / max(totals[part], 1):.1%}"
+            axes.text(value, place, label, va="center", fontsize=8, color="#5d6b7a")
+        axes.set_title(title, fontsize=11, loc="left")
+        axes.set(xlim=(0, max(*values, 1) * 1.35), ylim=(num - 0.4, -0.6))
+        axes.set_xticks([])
+        axes.set_yticks(range(num), list(stages), fontsize=9)
+        axes.tick_params(length=0)
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+    return _png(figure)
+
+
+def _activation_curve(stages: Mapping[str, Sequence[LayerCosts]]) -> bytes:
+    """Bytes of the output of every layer, in order, above the names of their stages, as a PNG."""
+    figure = Figure(figsize=(10, 3.2), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    values = [row.activation_bytes / 1e6 for rows in stages.values() for row in rows]
+    edges = np.cumsum([0, *(len(rows) for rows in stages.values())])
+    axes.stairs(values, fill=True, color="#2563a8", alpha=0.25)
+    axes.stairs(values, color="#2563a8", linewidth=1.2)
+    for start, end in zip(edges[::2], edges[1::2], strict=False):
+        axes.axvspan(start, end, color="#1c2733", alpha=0.04, linewidth=0)
+    names: dict[float, str] = {}
+    for name, middle in zip(stages, ((edges[:-1] + edges[1:]) / 2).tolist(), strict=True):
+        if not names or middle - max(names) > len(values) / 45:  # nearer ones would touch each other
+            names[middle] = name
+    axes.set_xticks(list(names), list(names.values()), rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set(xlim=(0, len(values)), ylim=(0, None), ylabel="MB")
+    axes.set_title("activations", fontsize=11, loc="left")
+    axes.tick_params(length=0)
+    axes.grid(axis="y", alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+def _stage_table(stages: Mapping[str, Sequence[LayerCosts]], totals: Mapping[str, int]) -> Table:
+    header = ("stage", "last layer", "layers", "parameters", "MACs", "weights, MB", "activations, MB", "share of MACs")
+    lines: list[list[str | int | float]] = []
+    for name, rows in [*stages.items(), ("all", [row for part in stages.values() for row in part])]:
+        params, macs, weights, activations = (sum(getattr(row, part) for row in rows) for part in _COSTS)
+        output = " x ".join(map(str, rows[-1].output))
+        megabytes = (round(weights / 1e6, 3), round(activations / 1e6, 3))
+        lines.append([name, output, len(rows), params, macs, *megabytes, macs / max(totals["macs"], 1)])
+    return Table(header, lines, frozenset({"share of MACs"}))
 
 
 def augmentation_grid(

@@ -42,7 +42,7 @@ class FeatureStage:
 
     def __init__(self, config: FeaturesConfig, outputs: Outputs, *, threads: int, reuse: Sequence[str] = ()) -> None:
         torch.set_num_threads(1)
-        backbone = build_backbone(config.backbone, config.weights)
+        backbone = build_backbone(config.network, config.weights)
         extractor = build_extractor(backbone, config.tap, config.pool)
         self._embedder = Embedder(
             extractor,

@@ -25,7 +25,7 @@ from cnnray.data.reuse import find_runs
 from cnnray.data.runs import RunFolder, count_by_code, read_manifest, refuse_bad
 from cnnray.data.units import load_index, plan_units, rounds
 from cnnray.errors import OptionError, RunFolderError
-from cnnray.nn.backbones import check_tap
+from cnnray.nn.backbones import find_spec
 
 _ROWS = pa.schema({"id": pa.string(), "view": pa.int32()})
 
@@ -43,11 +43,14 @@ def build_features(source: str, out: str, config: FeaturesConfig, *, address: st
         the run's manifest.
 
     Raises:
-        UserError: unknown backbone or tap, an unusable source, a run folder that is finished or of other settings.
+        UserError: unknown backbone or tap, no such weights, an unusable source, a run folder that is finished or of
+            other settings.
         QuarantineError: the run is complete and verified, but more than `config.max_bad` of the images were bad.
         StorageError: disk full or unreachable; what is stored stays and is not computed again.
     """
-    check_tap(config.backbone, config.tap)
+    spec = find_spec(config.network)
+    spec.check_tap(config.tap)
+    spec.check_weights(config.weights)
     source, out = files.absolute(source), files.absolute(out)
     run = RunFolder.open(out, config, "features", source=source)
     cluster.connect(address)

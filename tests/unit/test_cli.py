@@ -63,6 +63,11 @@ def test_json_is_one_object_on_stdout(asked, capsys):
         (["features", "build", "src", "--out", "r", "--config", "/no/file.toml"], "expected a TOML file"),
         (["features", "build", "src", "--out", "r", "--backbone", "resnet9000"], "known: efficientnet_lite0"),
         (["features", "build", "src", "--out", "r", "--tap", "nowhere"], "known: "),
+        (["features", "build", "src", "--out", "r", "--backbone", "residual"], "residual has no published weights"),
+        (["features", "build", "src", "--out", "r", "--width", "2"], "only size can be changed"),
+        (["features", "build", "src", "--out", "r", "--size", "16"], "size must be from 32 to 1024"),
+        (["models", "--out", "r"], "expected the name of a backbone with --cost"),
+        (["models", "--cost", "residual:phi=99"], "phi must be from -6 to 10"),
         (["features", "verify", "/no/such/run"], "it is no run folder"),
         (["dance"], "dance"),
         (["--config"], "expected a value after --config"),
@@ -87,6 +92,27 @@ def test_every_kind_of_error_has_its_exit_code(capsys, monkeypatch, error, code)
 
     monkeypatch.setattr("cnnray.data.features.build_features", fail)
     assert ends(capsys, code, "features", "build", "src", "--out", "run") == f"cnnray: {error}"
+
+
+def test_the_scale_of_a_network_comes_from_flags(asked):
+    cli.main(["features", "build", "s", "--out", "r", "--backbone", "residual", "--width", "0.5", "--depth", "2"])
+    assert asked[0][2].network == "residual:depth=2,width=0.5"
+
+
+def test_the_costs_of_a_network_are_listed_and_drawn(capsys, tmp_path):
+    cli.main(["models", "--cost", "mobilenet_v1:width=0.50,size=160", "--out", str(tmp_path / "page"), "--json"])
+    captured = capsys.readouterr()
+    layers = json.loads(captured.out)["layers"]
+    assert layers[-1]["name"] == "all" and layers[-1]["macs"] == sum(row["macs"] for row in layers[:-1])
+    page = (tmp_path / "page" / "report.html").read_text()
+    assert "<h1>mobilenet_v1:size=160,width=0.5</h1>" in page and "block13" in page and "160 x 160 px" in page
+    assert f"report in {tmp_path}/page/report.html" in captured.err
+
+
+def test_the_page_of_a_run_is_not_replaced(capsys, tmp_path):
+    (tmp_path / "config.toml").write_text("")
+    assert "the folder of a run" in ends(capsys, 2, "models", "--cost", "residual", "--out", str(tmp_path))
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_help_names_every_command_and_goes_to_stdout():

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
 from cnnray.nn.backbones import BACKBONES
+from cnnray.nn.torchvision_nets import TORCHVISION
 from cnnray.ops.costs import count_costs, layer_costs, output_shape
 
 
@@ -45,7 +46,7 @@ def test_the_module_is_left_as_it_was():
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
 
 
-@pytest.mark.parametrize("name", [n for n in BACKBONES if n != "efficientnet_lite0"])
+@pytest.mark.parametrize("name", TORCHVISION)
 def test_costs_are_those_that_torchvision_publishes(name):
     spec = BACKBONES[name]
     published = models.get_model_weights(name).DEFAULT

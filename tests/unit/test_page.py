@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cnnray.ops.costs import LayerCosts
 from cnnray.page import Gallery, Numbers, Picture, Section, Table, Text, render_page, write_page
-from cnnray.report import classification_sections, confusion_picture, training_curves
+from cnnray.report import classification_sections, confusion_picture, cost_section, training_curves
 
 EVIL = '<script>alert("x")</script> & "quotes"'
 
@@ -118,3 +119,38 @@ def test_the_sections_say_what_the_metrics_say():
 def test_a_perfect_classifier_has_no_confusions():
     titles = [s.title for s in classification_sections(np.eye(3), np.arange(3), "abc", [Picture(png())])]
     assert titles == ["Result", "Confusion matrix", "Surest mistakes", "Classes"]
+
+
+# --- costs of a network --------------------------------------------------------------------------------------------
+
+
+def layer(name, output=(8, 4, 4), params=1_000, macs=2_000_000, size=5_000):
+    return LayerCosts(name, "Conv2d", output, params, macs, size, 32_000)
+
+
+def test_costs_are_summed_by_stage():
+    rows = [
+        layer("stem.0"),
+        layer("stage1.0.conv", macs=6_000_000),
+        layer("stage1.1", params=3_000),
+        layer("logits", (10,)),
+    ]
+    section = cost_section(rows)
+    numbers, *_, table = section.parts
+    assert numbers.values == {
+        "parameters": "6 k", "multiply-accumulates": "12 M", "weights": "0.0 MB", "activations": "0.1 MB",
+        "layers": 4, "stages": 3,
+    }  # fmt: skip
+    assert [row[0] for row in table.rows] == ["stem", "stage1", "logits", "all"]
+    assert table.rows[1][1:5] == ["8 x 4 x 4", 2, 4_000, 8_000_000]
+    assert table.rows[1][5:] == [0.01, 0.064, pytest.approx(8 / 12)]
+    assert table.rows[-1][1:5] == ["10", 4, 6_000, 12_000_000] and table.rows[-1][-1] == 1
+    assert render_page("t", [section]).count("<figure>") == 2
+
+
+@pytest.mark.parametrize("num", [1, 2, 15, 150])
+def test_costs_are_drawn_for_few_and_many_stages(num):
+    rows = [layer(f"stage{stage}.{part}", macs=0 if num == 1 else 1_000) for stage in range(num) for part in range(3)]
+    pictures = [opened(part.content) for part in cost_section(rows).parts if isinstance(part, Picture)]
+    assert len(pictures) == 2
+    assert all(image.width == 1200 and 60 < image.height <= 2200 for image in pictures)

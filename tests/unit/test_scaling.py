@@ -34,13 +34,15 @@ def costs(build, size):
     ],
 )
 def test_mobilenet_v1_costs_what_the_paper_prints(width, size, macs, params):
-    found = costs(lambda: mobilenet_v1(width), size)
+    found = costs(lambda: mobilenet_v1(width=width), size)
     assert found.macs / 1e6 == pytest.approx(macs, rel=0.012)
     assert found.params / 1e6 == pytest.approx(params, abs=0.06)
 
 
 def test_weights_of_mobilenets_take_2_to_17_megabytes():
-    sizes = [costs(lambda width=width: mobilenet_v1(width), 224).size_bytes / 1e6 for width in (0.25, 0.5, 0.75, 1.0)]
+    sizes = [
+        costs(lambda width=width: mobilenet_v1(width=width), 224).size_bytes / 1e6 for width in (0.25, 0.5, 0.75, 1.0)
+    ]
     assert sizes == pytest.approx([1.9, 5.4, 10.4, 17.0], abs=0.2)
 
 
@@ -87,6 +89,6 @@ def test_depth_is_rounded_up_and_resolution_to_multiples_of_eight():
 @torch.inference_mode()
 def test_they_compute_logits_of_images_of_any_size():
     torch.manual_seed(0)
-    for net, size in ((mobilenet_v1(0.25, 10), 128), (efficientnet(0.5, 0.5, 10), 96)):
+    for net, size in ((mobilenet_v1(0.5, 0.25, 10), 128), (efficientnet(0.5, 0.5, 10), 96)):
         logits = net.eval()(torch.randn(2, 3, size, size))
         assert logits.shape == (2, 10) and logits.isfinite().all() and not torch.equal(logits[0], logits[1])

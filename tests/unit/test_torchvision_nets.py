@@ -6,8 +6,8 @@ from torch import nn
 from torchvision import models
 
 from cnnray.nn.backbones import BACKBONES, Backbone, build_backbone
+from cnnray.nn.torchvision_nets import TORCHVISION
 
-TORCHVISION = [name for name in BACKBONES if name != "efficientnet_lite0"]
 SMALL = ["squeezenet1_0", "squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "resnet18"]
 SMALL += ["googlenet", "inception_v3", "efficientnet_b0"]
 

