@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cnnray.errors import CheckpointError, ImageError, OptionError, UnknownNameError
-from cnnray.infer.device import choose_device, num_cores
-from cnnray.infer.embed import CPU_BATCH, Embedder, native_precision
+from cnnray.infer.embed import CPU_BATCH, Embedder
 from cnnray.nn.backbones import Extractor, build_backbone, build_extractor
 from cnnray.nn.checkpoint import Card, load_checkpoint, load_into
+from cnnray.nn.device import choose_device, native_precision, num_cores
 from cnnray.nn.heads import build_head
 from cnnray.ops.augment import plain_view
 from cnnray.ops.decode import decode

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cnnray.infer.device import choose_device
 from cnnray.nn.backbones import Extractor
+from cnnray.nn.device import choose_device, native_precision
 
 CPU_BATCH = 4
 
@@ -117,15 +117,6 @@ def single_threaded(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def native_precision(device: torch.device) -> str:
-    """Bfloat16 where `device` multiplies it natively (AMX, AVX512-BF16, GPUs since Ampere), else float32."""
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    capabilities = torch.cpu.get_capabilities()
-    native = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
-    return "bfloat16" if native else "float32"
 
 
 def has_compiler() -> bool:

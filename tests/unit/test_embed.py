@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from cnnray.infer.embed import CPU_BATCH, Embedder, has_compiler, native_precision
+from cnnray.infer.embed import CPU_BATCH, Embedder, has_compiler
 from cnnray.nn.backbones import build_backbone, build_extractor
+from cnnray.nn.device import native_precision
 
 SIZE = 64
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from cnnray.errors import CheckpointError, ImageError, OptionError
 from cnnray.infer.classify import Classification, Classifier
-from cnnray.infer.device import choose_device, num_cores
 from cnnray.nn.backbones import build_backbone, build_extractor
 from cnnray.nn.checkpoint import Card, save_checkpoint
+from cnnray.nn.device import choose_device, num_cores
 from cnnray.nn.heads import build_head
 from cnnray.ops.augment import plain_view
 from cnnray.ops.decode import decode

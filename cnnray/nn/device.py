@@ -1,4 +1,4 @@
-"""What this process computes on: the device, and the cores that it may really use."""
+"""What this process computes on: the device, its native number format, and the cores that it may really use."""
 
 import math
 import os
@@ -25,6 +25,15 @@ def choose_device(name: str) -> torch.device:
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise OptionError(f"expected a GPU for device {name!r}, but PyTorch sees {torch.cuda.device_count()} of them")
     return torch.device(name)
+
+
+def native_precision(device: torch.device) -> str:
+    """Bfloat16 where `device` multiplies it natively (AMX, AVX512-BF16, GPUs since Ampere), else float32."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    capabilities = torch.cpu.get_capabilities()
+    native = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
+    return "bfloat16" if native else "float32"
 
 
 def num_cores(quota_file: Path = _QUOTA) -> int:
