@@ -17,7 +17,7 @@ import ray
 from fsspec.implementations.local import LocalFileSystem
 
 from cnnray import files
-from cnnray.config import SourceConfig
+from cnnray.config import ManifestConfig
 from cnnray.data.feature_store import INDEX_SCHEMA
 from cnnray.errors import DataError, StorageError
 from cnnray.ops.split import parse_fractions, stratified_split
@@ -27,7 +27,7 @@ MANIFEST_SUFFIXES = (".csv", ".parquet")
 SPLIT_NAMES = frozenset({"train", "val", "valid", "validation", "test"})
 
 
-def build_index(source: str, config: SourceConfig, *, split: str = "", seed: int = 0) -> pa.Table:
+def build_index(source: str, config: ManifestConfig, *, split: str = "", seed: int = 0) -> pa.Table:
     """List a source of images; needs Ray for folders.
 
     Args:
@@ -90,9 +90,9 @@ def list_images(source: str, folder: str) -> pa.Array:
     return _text(found, source)
 
 
-def index_manifest(source: str, config: SourceConfig) -> pa.Table:
+def index_manifest(source: str, config: ManifestConfig) -> pa.Table:
     """Index a CSV or Parquet manifest."""
-    table = _read_manifest_table(source)
+    table = read_manifest_table(source)
     labelled = bool(config.label_column)
     wanted = [config.path_column] + ([config.label_column] if labelled else [])
     missing = [name for name in wanted if name not in table.column_names]
@@ -109,14 +109,19 @@ def index_manifest(source: str, config: SourceConfig) -> pa.Table:
     split = pc.fill_null(table["split"].cast(pa.string()), "train") if "split" in table.column_names else None
     columns = {
         "id": table["id"].cast(pa.string()) if "id" in table.column_names else paths,
-        "path": _resolve(paths, source),
+        "path": resolve(paths, source),
         "label": label,
         "split": split if split is not None else pa.array(["train"] * len(paths), pa.string()),
     }
     return pa.table(columns, schema=INDEX_SCHEMA)
 
 
-def _read_manifest_table(source: str) -> pa.Table:
+def read_manifest_table(source: str) -> pa.Table:
+    """A CSV (every column as text) or Parquet manifest as it is.
+
+    Raises:
+        DataError: it is neither, or cannot be parsed.
+    """
     if not source.lower().endswith(MANIFEST_SUFFIXES):
         raise DataError(f"expected a folder or a manifest ending in .csv or .parquet, got the file {source}")
     content = files.read_bytes(source)
@@ -132,7 +137,7 @@ def _read_manifest_table(source: str) -> pa.Table:
         raise DataError(f"expected a {kind} manifest with a header line in {source}, but: {error}") from error
 
 
-def _resolve(paths: pa.Array, source: str) -> pa.Array:
+def resolve(paths: pa.Array, source: str) -> pa.Array:
     """Relative paths as URIs beside the manifest."""
     base = posixpath.dirname(source)
     if not base or not len(paths):

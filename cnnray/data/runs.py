@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 from cnnray import __version__, files
-from cnnray.config import SourceConfig, to_toml
+from cnnray.config import ManifestConfig, to_toml
 from cnnray.errors import QuarantineError, RunFolderError
 
 # Settings that may differ between a killed run and the command that resumes it: they change no content.
@@ -57,7 +57,8 @@ class RunFolder:
         config_uri = files.join(uri, "config.toml")
         resumed = files.exists(config_uri)
         if resumed:
-            _check_same(uri, wanted, tomllib.loads(files.read_bytes(config_uri).decode()))
+            defaults = {f.name: f.default for f in dataclasses.fields(config)}  # of options younger than the run
+            _check_same(uri, wanted, defaults | tomllib.loads(files.read_bytes(config_uri).decode()))
         else:
             _check_empty(uri)
             text = to_toml(config)
@@ -113,7 +114,7 @@ def read_manifest(uri: str) -> dict[str, Any]:
     return manifest
 
 
-def refuse_bad(uri: str, manifest: dict[str, Any], config: SourceConfig) -> None:
+def refuse_bad(uri: str, manifest: dict[str, Any], config: ManifestConfig) -> None:
     """Say of a finished run that too many of its inputs were bad.
 
     Raises:

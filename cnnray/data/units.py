@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cnnray import files
-from cnnray.config import SourceConfig
+from cnnray.config import ManifestConfig
 from cnnray.data.feature_store import FEATURES, INDEX, read_parquet, take_stock, to_parquet
 from cnnray.data.readers import build_index
 from cnnray.data.runs import RunFolder
@@ -17,7 +17,7 @@ UNIT_ROWS = 256
 UNIT_BYTES = 64 * 1024**2
 
 
-def load_index(run: RunFolder, source: str, config: SourceConfig, *, split: str = "", seed: int = 0) -> pa.Table:
+def load_index(run: RunFolder, source: str, config: ManifestConfig, *, split: str = "", seed: int = 0) -> pa.Table:
     """The inputs as they were when the run began, stored in it: what is added later belongs to the next run."""
     uri = run.path(INDEX)
     if not files.exists(uri):

@@ -10,23 +10,28 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 import ray.train
 import torch
 from ray._private.state import state as ray_state
 from ray.train.torch import TorchTrainer, get_device, prepare_model
+from torch import nn
 
 from cnnray import files
 from cnnray.cluster import connect
+from cnnray.config import TrainConfig
+from cnnray.data.stream import RayStream
 from cnnray.errors import CnnrayError, OptionError, UserError
-from cnnray.train.loop import Data, Options, Task, Worker, run
-from cnnray.train.state import State, load_history, load_state
+from cnnray.nn.device import num_cores
+from cnnray.train.loop import Data, Task, Worker, run
+from cnnray.train.state import History, State, load_history, load_state
 
 logger = logging.getLogger(__name__)
 
 MAX_FAILURES = 3
+MAX_STREAM_TASKS = 16  # per trainer
 PROGRESS_EVERY_S = 2.0
 # How often the controller looks at its workers: its default of 2 s is the shortest time a run can take to end.
 POLL_VARIABLE, POLL_S = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2"
@@ -34,40 +39,43 @@ POLL_VARIABLE, POLL_S = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2"
 Make = Callable[[], tuple[Task, Data]]
 
 
-class LaunchOptions(Options, Protocol):
-    """The options of a run with workers."""
-
-    @property
-    def workers(self) -> int:
-        """Data-parallel processes."""
-
-    @property
-    def gpu(self) -> bool:
-        """Whether each holds a GPU."""
-
-
-def launch(make: Make, options: LaunchOptions, folder: str, fingerprint: str) -> State:
-    """Train with `options.workers` processes; returns the final state.
+def launch(
+    make: Make,
+    config: TrainConfig,
+    folder: str,
+    fingerprint: str,
+    *,
+    cpus: float = 1.0,
+    watch: Callable[[History], None] = lambda history: None,
+) -> State:
+    """Train with `config.workers` processes; returns the final state.
 
     Args:
         make: builds the task and its data inside each worker; must be picklable and give the same everywhere.
         folder: absolute path or URI, on storage that all workers reach, where the state is kept; a state that is
             there is gone on from.
         fingerprint: of all settings and data, see `load_state`.
+        cpus: that each worker reserves, see `plan_stream`.
+        watch: is shown the history whenever an epoch was added.
 
     Raises:
-        OptionError: more workers than the cluster can ever give.
+        OptionError: more workers than the cluster can ever give, or too little memory for what they hold.
         CnnrayError: what a worker raised, or that workers died more than MAX_FAILURES times.
     """
     connect()
-    check_resources(options)
+    check_resources(config)
+    low, high = config.worker_range
     state_uri, ray_folder = files.join(folder, "last.state"), files.join(folder, "ray")
     files.remove(ray_folder)  # Ray Train's notes about an earlier attempt; ours are in the state
-    with _poll_often(), _own_interrupts(), _progress(state_uri, options.epochs):
+    with _poll_often(), _own_interrupts(), _progress(state_uri, config.epochs, watch):
         trainer: Any = TorchTrainer(
             _work,  # type: ignore[arg-type]  # Ray's annotation forgets the return value that its Result hands on
-            train_loop_config={"args": (make, options, state_uri, fingerprint)},
-            scaling_config=ray.train.ScalingConfig(num_workers=options.workers, use_gpu=options.gpu),
+            train_loop_config={"args": (make, config, state_uri, fingerprint)},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=low if low == high else (low, high),  # type: ignore[arg-type]  # (min, max) is elastic
+                use_gpu=config.gpu,
+                resources_per_worker={"CPU": cpus} | ({"GPU": 1} if config.gpu else {}),
+            ),
             run_config=ray.train.RunConfig(
                 name="train",
                 storage_path=ray_folder,
@@ -86,41 +94,75 @@ def launch(make: Make, options: LaunchOptions, folder: str, fingerprint: str) ->
     return state
 
 
-def check_resources(options: LaunchOptions) -> None:
+def plan_stream(config: TrainConfig) -> tuple[float, RayStream]:
+    """Divide the cluster's CPUs between trainers and the tasks that make their batches.
+
+    Returns:
+        CPUs that each trainer reserves, and the stream of each. Where trainers take all CPUs both share them: a
+        trainer that reserved a whole one would wait for ever for tasks that never get a place.
+    """
+    connect()
+    workers = config.worker_range[1]
+    spare = ray.cluster_resources().get("CPU", 0) - workers
+    if spare < workers:
+        return 0.75, RayStream(cpus=0.25, tasks=1)
+    return 1.0, RayStream(cpus=1.0, tasks=min(MAX_STREAM_TASKS, int(spare // workers)))
+
+
+def check_resources(config: TrainConfig) -> None:
     """Refuse more workers than the cluster has, or can grow to: Ray Train would wait for them for ever.
 
     Raises:
         OptionError: too few CPUs or GPUs.
     """
-    kind = "GPU" if options.gpu else "CPU"
+    kind, workers = "GPU" if config.gpu else "CPU", config.worker_range[0]
     limits = ray_state.get_max_resources_from_cluster_config() or {}  # of a cluster that scales itself
     most = max(ray.cluster_resources().get(kind, 0), limits.get(kind, 0))
-    if most < options.workers:
-        cure = "leave out --gpu or use fewer --workers" if options.gpu else "use fewer --workers"
-        raise OptionError(
-            f"{options.workers} training workers need {options.workers} {kind}s, but the cluster has {most:g}; {cure}"
-        )
+    if most < workers:
+        cure = "leave out --gpu or use fewer --workers" if config.gpu else "use fewer --workers"
+        raise OptionError(f"{workers} training workers need {workers} {kind}s, but the cluster has {most:g}; {cure}")
 
 
 def _work(config: dict[str, Any]) -> UserError | None:
     """One worker's program. A user's fault is returned, not raised: restarting workers would not mend it."""
-    make, options, state_uri, fingerprint = config["args"]
+    make, settings, state_uri, fingerprint = config["args"]
     context = ray.train.get_context()
     device = get_device()
     assert isinstance(device, torch.device)
+    if device.type == "cpu":  # Ray allows as many threads as CPUs are reserved; the cores are there all the same
+        torch.set_num_threads(max(1, num_cores() // context.get_local_world_size()))
     worker = Worker(
         rank=context.get_world_rank(),
         world=context.get_world_size(),
         device=device,
-        prepare=prepare_model,
+        prepare=_wrap,
         report=ray.train.report,
     )
     try:
         task, data = make()
-        run(task, data, options, state_uri, fingerprint, worker)
+        run(task, data, settings, state_uri, fingerprint, worker)
     except UserError as error:
         return error
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return OptionError(
+            f"a training worker ran out of memory ({str(error).strip().splitlines()[0]}); a smaller --batch-size, "
+            "--accumulate 2 or more, or --precision bfloat16 needs less; finished epochs are kept"
+        )
     return None
+
+
+def _wrap(model: nn.Module) -> nn.Module:
+    """Data parallelism; statistics are equal everywhere (`synchronise_norms`), so none are sent around."""
+    wrapped: nn.Module = prepare_model(model, parallel_strategy_kwargs={"broadcast_buffers": False})
+    return wrapped
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Of a GPU, or of this process where the system refuses memory instead of killing it."""
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or "can't allocate memory" in str(error) or "not enough memory" in str(error)
 
 
 def _cause(failure: ray.train.TrainingFailedError) -> CnnrayError:
@@ -165,10 +207,10 @@ def _own_interrupts() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _progress(state_uri: str, epochs: int) -> Iterator[None]:
-    """Log the newest epoch every few seconds, as read from the state."""
+def _progress(state_uri: str, epochs: int, watch: Callable[[History], None]) -> Iterator[None]:
+    """Log the newest epoch every few seconds, as read from the state, and show the history to `watch`."""
     over = threading.Event()
-    thread = threading.Thread(target=_log_epochs, args=(state_uri, epochs, over), daemon=True)
+    thread = threading.Thread(target=_log_epochs, args=(state_uri, epochs, watch, over), daemon=True)
     thread.start()
     try:
         yield
@@ -177,7 +219,7 @@ def _progress(state_uri: str, epochs: int) -> Iterator[None]:
         thread.join()
 
 
-def _log_epochs(state_uri: str, epochs: int, over: threading.Event) -> None:
+def _log_epochs(state_uri: str, epochs: int, watch: Callable[[History], None], over: threading.Event) -> None:
     logged = -1
     while not over.wait(PROGRESS_EVERY_S):
         history = load_history(state_uri)
@@ -187,3 +229,4 @@ def _log_epochs(state_uri: str, epochs: int, over: threading.Event) -> None:
                 "epoch %d of at most %d: train loss %.4f, validation loss %.4f, validation score %.4f",
                 *(logged + 1, epochs, row["train_loss"], row["val_loss"], row["val_score"]),
             )
+            watch(history)

@@ -1,16 +1,19 @@
 """The training loop of every task, in one straight line. It knows no Ray: `launch` runs it inside Ray Train's workers.
 
-A task gives `build` (the model) and `step` (one batch's sums); data gives the batches of an epoch. Every worker takes
-its share of each *global* batch, and the gradient is that of (sum of losses) / (sum of weights) over all workers: N
-workers at a batch of B together follow the same curve as one worker at B, up to the order of float additions.
+A task gives the model, which of its layers learn when, and one batch's sums; data gives the batches of an epoch. Every
+worker takes its share of each *global* batch, and the gradient is that of (sum of losses) / (sum of weights) over all
+workers, whose batch norms share their statistics: N workers at a batch of B together follow the same curve as one
+worker at B, up to the order of float additions.
 
 Nothing random outlives a step: seeds come from (seed, epoch, step), so a run that is killed after any number of epochs
 and started again ends with the same bits.
 """
 
+import contextlib
+import gc
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -18,11 +21,33 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from cnnray.config import TrainConfig
 from cnnray.errors import DataError, StorageError
+from cnnray.nn.device import native_precision
 from cnnray.ops.seeds import seed_for
+from cnnray.train.optim import (
+    Group,
+    build_optimizer,
+    learning_rate,
+    optimizer_tensors,
+    restore_optimizer,
+    set_learning_rate,
+    set_trainable,
+    start_average,
+    to_host,
+    update_average,
+)
 from cnnray.train.state import History, State, Tensors, load_state, save_state
+from cnnray.train.sync_norm import synchronise_norms
 
 REPORT_EVERY_S = 5.0  # Ray Train's controller takes a report every 2 s; a faster sender would wait for it
+LOSSES_KEPT = 100  # per epoch, in the history
+CHECK_EVERY = {"cuda": 25}  # steps between looks at the loss, else 1: a look waits for the device
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class DivergedError(DataError):
+    """The loss is no longer a finite number; the state of the last whole epoch is kept."""
 
 
 class Step(NamedTuple):
@@ -47,12 +72,15 @@ class Task(Protocol):
     def build(self) -> nn.Module:
         """The model before training, the same on every worker (torch's generator is seeded before the call)."""
 
+    def groups(self, model: nn.Module) -> Sequence[Group]:
+        """Which layers learn, from which epoch on and how fast; what is in no group stays as it is."""
+
     def step(self, model: nn.Module, batch: Any) -> Step:
         """Run the model on a batch of `Data`, in training or evaluation as the model's mode says."""
 
 
 class Data(Protocol):
-    """Where batches come from. A batch is a tuple of tensors that the task understands.
+    """Where batches come from. A batch is a tuple of tensors that the task understands, examples along axis 0.
 
     Attributes:
         num_steps: global batches in an epoch; `train_batches` yields exactly so many on every worker, since
@@ -69,33 +97,8 @@ class Data(Protocol):
     def val_batches(self, rank: int, world: int) -> Iterable[tuple[Tensor, ...]]:
         """Worker `rank`'s part of the validation set; parts are disjoint and together the whole."""
 
-
-class Options(Protocol):
-    """The options that the loop reads; every task's config has them."""
-
-    @property
-    def seed(self) -> int:
-        """Of initialisation and dropout."""
-
-    @property
-    def epochs(self) -> int:
-        """At most."""
-
-    @property
-    def lr(self) -> float:
-        """Peak learning rate."""
-
-    @property
-    def warmup(self) -> int:
-        """Epochs of linear rise to `lr`."""
-
-    @property
-    def weight_decay(self) -> float:
-        """AdamW's."""
-
-    @property
-    def patience(self) -> int:
-        """Epochs without a lower validation loss before the run stops; 0 never stops early."""
+    def batch_ids(self, epoch: int, step: int) -> Sequence[str]:
+        """What is in a global batch, for messages."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Worker:
     """One of `world` processes that train together; the default is one alone.
 
     Attributes:
-        prepare: moves the model to the device and wraps it for data parallelism.
+        prepare: wraps a model that is on the device for data parallelism.
         report: tells the outside how training goes; called by all workers together.
     """
 
@@ -114,7 +117,7 @@ class Worker:
     report: Callable[[dict[str, Any]], None] = lambda row: None
 
 
-def run(task: Task, data: Data, options: Options, state_uri: str, fingerprint: str, worker: Worker) -> None:
+def run(task: Task, data: Data, config: TrainConfig, state_uri: str, fingerprint: str, worker: Worker) -> None:
     """Train until the epochs are over or validation no longer improves; the result is the state at `state_uri`.
 
     Args:
@@ -122,70 +125,107 @@ def run(task: Task, data: Data, options: Options, state_uri: str, fingerprint: s
         fingerprint: of all settings and data, see `load_state`.
 
     Raises:
-        DataError: the loss is no longer finite.
+        DivergedError: the loss is no longer finite.
         StorageError: the state cannot be written, or workers do not see the same one.
         CheckpointError, RunFolderError: the state at `state_uri` is damaged or of another run.
     """
     # ---- model, optimizer, state ---------------------------------------------------------------------------------
-    torch.manual_seed(options.seed)
+    torch.manual_seed(config.seed)
     inner = task.build()
     state = load_state(state_uri, fingerprint)
     if state:
         inner.load_state_dict(state.model)
-    model = worker.prepare(inner)
-    optimizer = build_optimizer(inner, options)
+    inner = inner.to(worker.device).to(memory_format=torch.channels_last)
+    synchronise_norms(inner, worker.world)
+    average = start_average(inner, config.ema)
+    if state and average is not None:
+        average.load_state_dict(state.average)
+    groups = task.groups(inner)
+    optimizer = build_optimizer(groups, config)
+    precision = native_precision(worker.device) if config.precision == "auto" else config.precision
+    # PyTorch's start of 2^16 is for the mean of a batch; here it is the sum that is scaled
+    scaler = torch.amp.GradScaler(worker.device.type, 2.0**16 / config.batch_size, enabled=precision == "float16")
     if state:
-        restore_optimizer(optimizer, state.optimizer)
+        restore_optimizer(optimizer, scaler, state.optimizer)
     history: History = list(state.history) if state else []
     best: Tensors = state.best if state else {}
     check_agreement(len(history), worker)
     reported = time.monotonic()
+    active: tuple[int, ...] = ()
+    model = inner
 
-    while not is_done(history, options):
+    while not is_done(history, config):
         epoch, started = len(history), time.monotonic()
 
+        # ---- what learns in this epoch ---------------------------------------------------------------------------
+        if (now := set_trainable(inner, groups, epoch)) != active:
+            del model
+            gc.collect()  # the wrapper of the last epochs still hooks the parameters
+            model, active = worker.prepare(inner), now
+
         # ---- one pass over the training data ---------------------------------------------------------------------
-        model.train()
         train = torch.zeros(4, dtype=torch.float64, device=worker.device)
+        losses = train.new_zeros(data.num_steps)
         for index, batch in enumerate(data.train_batches(epoch, worker.rank, worker.world)):
             at = epoch * data.num_steps + index
-            torch.manual_seed(seed_for(f"step {at}", options.seed, worker.rank))  # of dropout
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(at, data.num_steps, options)
-            step = task.step(model, to_device(batch, worker.device))
-            weight = all_sum(step.weight.detach().clone(), worker)
+            torch.manual_seed(seed_for(f"step {at}", config.seed, worker.rank))  # of dropout
+            set_learning_rate(optimizer, learning_rate(at, data.num_steps, config))
+            total = torch.zeros_like(train)
+            for piece, is_last in pieces(to_device(batch, worker.device), config.accumulate):
+                with synchronised(model, is_last):
+                    with torch.autocast(worker.device.type, DTYPES[precision], enabled=precision != "float32"):
+                        step = task.step(model, piece)
+                    scaler.scale(step.loss * worker.world).backward()  # data parallelism averages: times world
+                total += sums(step)
+            train += total
+            total = all_sum(total.clone(), worker)
+            losses[index] = total[0] / total[1]
+            if (index + 1) % CHECK_EVERY.get(worker.device.type, 1) == 0 or index + 1 == data.num_steps:
+                check_finite(losses[: index + 1], data, epoch)
+            scaler.unscale_(optimizer)
+            divide_gradients(optimizer, total[1])
+            if config.clip:
+                nn.utils.clip_grad_norm_([p for p in inner.parameters() if p.grad is not None], config.clip)
+            scaler.step(optimizer)
+            scaler.update()
             optimizer.zero_grad()
-            (step.loss * (worker.world / weight)).backward()  # data parallelism averages gradients: times world
-            optimizer.step()
-            train += sums(step)
+            if average is not None:
+                update_average(average, inner, config.ema, at)
 
         # ---- validation ------------------------------------------------------------------------------------------
-        model.eval()
+        judged = inner if average is None else average
         val = torch.zeros(4, dtype=torch.float64, device=worker.device)
+        judged.eval()
         with torch.inference_mode():
             for batch in data.val_batches(worker.rank, worker.world):
-                val += sums(task.step(inner, to_device(batch, worker.device)))
+                with torch.autocast(worker.device.type, DTYPES[precision], enabled=precision != "float32"):
+                    step = task.step(judged, to_device(batch, worker.device))
+                val += sums(step)
 
         # ---- one exchange tells every worker the same: the epoch's figures, and whether to report ----------------
         wants_report = worker.rank == 0 and time.monotonic() - reported > REPORT_EVERY_S
         totals = all_sum(torch.cat([train, val, train.new_tensor([float(wants_report)])]), worker).tolist()
         row = {
             "epoch": epoch,
-            "lr": learning_rate((epoch + 1) * data.num_steps - 1, data.num_steps, options),
+            "lr": learning_rate((epoch + 1) * data.num_steps - 1, data.num_steps, config),
             "train_loss": totals[0] / totals[1],
             "train_score": totals[2] / totals[3],
             "val_loss": totals[4] / totals[5],
             "val_score": totals[6] / totals[7],
             "seconds": round(time.monotonic() - started, 4),
+            "step_losses": thinned(losses),
         }
-        check_finite(row)
+        if not math.isfinite(row["val_loss"]):
+            raise DivergedError(f"expected a finite validation loss, got {row['val_loss']} in epoch {epoch + 1}")
         history.append(row)
 
         # ---- state -----------------------------------------------------------------------------------------------
         if worker.rank == 0:
             weights = to_host(inner.state_dict())
-            best = weights if best_epoch(history) == epoch else best
-            save_state(state_uri, State(weights, best, optimizer_tensors(optimizer), history), fingerprint)
+            averaged = {} if average is None else to_host(average.state_dict())
+            best = (averaged or weights) if best_epoch(history, config.monitor) == epoch else best
+            moments = optimizer_tensors(optimizer, scaler)
+            save_state(state_uri, State(weights, best, moments, history, averaged), fingerprint)
         if totals[8]:
             worker.report(row)
             reported = time.monotonic()
@@ -193,57 +233,44 @@ def run(task: Task, data: Data, options: Options, state_uri: str, fingerprint: s
     worker.report(history[-1])
 
 
-def is_done(history: History, options: Options) -> bool:
-    """Whether all epochs are over, or the last `patience` of them brought no lower validation loss."""
-    stale = len(history) - 1 - best_epoch(history) if history else 0
-    return len(history) >= options.epochs or bool(options.patience and stale >= options.patience)
+def is_done(history: History, config: TrainConfig) -> bool:
+    """Whether all epochs are over, or the last `patience` of them brought nothing better."""
+    stale = len(history) - 1 - best_epoch(history, config.monitor) if history else 0
+    return len(history) >= config.epochs or bool(config.patience and stale >= config.patience)
 
 
-def best_epoch(history: History) -> int:
-    """The epoch with the lowest validation loss, the first of equals."""
-    return min(range(len(history)), key=lambda epoch: history[epoch]["val_loss"])
+def best_epoch(history: History, monitor: str = "loss") -> int:
+    """The epoch with the lowest validation "loss" or the highest "score"; the first of equals."""
+    sign = 1 if monitor == "loss" else -1
+    return min(range(len(history)), key=lambda epoch: sign * history[epoch][f"val_{monitor}"])
 
 
-def learning_rate(step: int, num_steps: int, options: Options) -> float:
-    """The rate of a step counted from the run's start: linear rise over `warmup` epochs, then a half cosine to 0.
-
-    Loshchilov and Hutter, SGDR, 2017, equation 5, one period. Past the last epoch's end it is 0.
-    """
-    rise, total = min(options.warmup, options.epochs) * num_steps, options.epochs * num_steps
-    if step < rise:
-        return options.lr * (step + 1) / rise
-    return options.lr * 0.5 * (1 + math.cos(math.pi * min((step - rise) / max(total - rise, 1), 1.0)))
+def pieces(batch: tuple[Tensor, ...], count: int) -> Iterator[tuple[tuple[Tensor, ...], bool]]:
+    """A batch in `count` parts or, where it has fewer examples, one for each; says of each whether it is the last."""
+    count = max(1, min(count, len(batch[0])))
+    parts = list(zip(*(tensor.tensor_split(count) for tensor in batch), strict=True))
+    for number, part in enumerate(parts, start=1):
+        yield part, number == count
 
 
-def build_optimizer(model: nn.Module, options: Options) -> torch.optim.Optimizer:
-    """AdamW that decays matrices and kernels only: biases and scales (one axis) have no size to keep small."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=options.lr)
+def synchronised(model: nn.Module, now: bool) -> contextlib.AbstractContextManager[None]:
+    """Whether gradients are exchanged in this backward pass, or kept until a later one."""
+    if now or not isinstance(model, nn.parallel.DistributedDataParallel):
+        return contextlib.nullcontext()
+    waiting: contextlib.AbstractContextManager[None] = model.no_sync()
+    return waiting
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
-    """The optimizer's moments as flat named tensors on the CPU."""
-    state = optimizer.state_dict()["state"]
-    return to_host({f"{index}.{name}": t for index, named in state.items() for name, t in named.items()})
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """Put moments of `optimizer_tensors` back."""
-    state: dict[int, Tensors] = {}
-    for key, tensor in tensors.items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+def divide_gradients(optimizer: torch.optim.Optimizer, weight: Tensor) -> None:
+    """Gradients of a sum of losses become those of their weighted mean."""
+    grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    torch._foreach_mul_(grads, weight.reciprocal().to(grads[0].dtype))
 
 
 def sums(step: Step) -> Tensor:
     """float64 [4]: loss, weight, score, count; kept on the device, so that a step does not wait for its result."""
     count = step.loss.new_tensor(float(step.num_examples))
-    return torch.stack([step.loss.detach(), step.weight, step.score, count]).double()
+    return torch.stack([t.detach().double() for t in (step.loss, step.weight, step.score, count)])
 
 
 def all_sum(tensor: Tensor, worker: Worker) -> Tensor:
@@ -266,20 +293,30 @@ def check_agreement(epoch: int, worker: Worker) -> None:
         )
 
 
-def check_finite(row: dict[str, Any]) -> None:
-    """Refuse an epoch whose losses are not numbers."""
-    for name in ("train_loss", "val_loss"):
-        if not math.isfinite(row[name]):
-            raise DataError(
-                f"expected a finite {name}, got {row[name]} in epoch {row['epoch']}; a lower --lr is the usual cure"
-            )
+def check_finite(losses: Tensor, data: Data, epoch: int) -> None:
+    """Refuse to go on after a loss that is no number, and say where it came from.
+
+    Raises:
+        DivergedError: names step and batch.
+    """
+    bad = (~torch.isfinite(losses)).nonzero()
+    if len(bad):
+        step = int(bad[0])
+        ids = data.batch_ids(epoch, step)
+        shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+        kept = f"the state after epoch {epoch} is kept" if epoch else "no epoch was finished"
+        raise DivergedError(
+            f"expected a finite loss, got {losses[step].item()} in step {step + 1} of epoch {epoch + 1}, whose batch "
+            f"is {shown}; {kept}; a lower --lr or --clip 1 is the usual cure"
+        )
+
+
+def thinned(losses: Tensor) -> list[float]:
+    """The losses of an epoch's steps as at most LOSSES_KEPT means of neighbours."""
+    parts = losses.tensor_split(min(LOSSES_KEPT, len(losses)))
+    return [float(f"{part.mean().item():.6g}") for part in parts]
 
 
 def to_device(batch: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...]:
     """The batch on the worker's device."""
     return tuple(tensor.to(device, non_blocking=True) for tensor in batch)
-
-
-def to_host(tensors: Tensors) -> Tensors:
-    """Copies on the CPU, which later steps do not change."""
-    return {name: t.detach().to("cpu", copy=True) for name, t in tensors.items()}

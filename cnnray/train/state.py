@@ -1,7 +1,7 @@
 """A training run's state between epochs: one file, replaced as a whole, that a killed run goes on from.
 
-The file is a safetensors document (tensors "model.*", "best.*", "optimizer.*"; history and fingerprint as metadata)
-followed by the 32 bytes of its sha256, because safetensors itself would not notice a changed bit.
+The file is a safetensors document (tensors "model.*", "best.*", "optimizer.*", "average.*"; history and fingerprint as
+metadata) followed by the 32 bytes of its sha256, because safetensors itself would not notice a changed bit.
 One file, not two, so that weights, moments and history can never be of different epochs.
 """
 
@@ -28,15 +28,17 @@ class State:
 
     Attributes:
         model: the weights now, by name, on the CPU.
-        best: the weights of the epoch with the lowest validation loss.
+        best: the weights of the best epoch, or their average.
         optimizer: the optimizer's moments, "INDEX.NAME" -> tensor, parameters numbered as in the optimizer.
         history: one row per finished epoch, in order; its length is the number of the next epoch.
+        average: the moving average of the weights; {} where none is kept.
     """
 
     model: Tensors
     best: Tensors
     optimizer: Tensors = field(default_factory=dict)
     history: History = field(default_factory=list)
+    average: Tensors = field(default_factory=dict)
 
 
 def save_state(uri: str, state: State, fingerprint: str) -> None:
@@ -45,8 +47,8 @@ def save_state(uri: str, state: State, fingerprint: str) -> None:
     Raises:
         StorageError: it cannot be written; the old state is still there.
     """
-    groups = {"model": state.model, "optimizer": state.optimizer}
-    if state.best is not state.model:
+    groups = {"model": state.model, "optimizer": state.optimizer, "average": state.average}
+    if state.best is not (state.average or state.model):
         groups["best"] = state.best
     tensors = {f"{group}.{name}": t.contiguous() for group, named in groups.items() for name, t in named.items()}
     content = safetensors.torch.save(tensors, {"history": json.dumps(state.history), "fingerprint": fingerprint})
@@ -76,12 +78,12 @@ def load_state(uri: str, fingerprint: str) -> State | None:
             f"expected a training state of these settings and features, but {uri} was made with others; "
             "repeat the first command to resume, or choose another --out"
         )
-    groups: dict[str, Tensors] = {"model": {}, "best": {}, "optimizer": {}}
+    groups: dict[str, Tensors] = {"model": {}, "best": {}, "optimizer": {}, "average": {}}
     for key, tensor in safetensors.torch.load(body).items():
         group, _, name = key.partition(".")
         groups[group][name] = tensor
-    best = groups["best"] or groups["model"]
-    return State(groups["model"], best, groups["optimizer"], json.loads(metadata["history"]))
+    best = groups["best"] or groups["average"] or groups["model"]
+    return State(groups["model"], best, groups["optimizer"], json.loads(metadata["history"]), groups["average"])
 
 
 def load_history(uri: str) -> History:

@@ -8,14 +8,14 @@ import torch
 
 from cnnray.config import ClassifyConfig
 from cnnray.errors import DataError
-from cnnray.train.feature_data import build_feature_data
+from cnnray.train.head import build_head_data
 from tests.feature_tables import make_table
 
 PLAIN = ClassifyConfig(batch_size=8, dropout=0.0)
 
 
 def build(table=None, config=PLAIN, **changes):
-    return build_feature_data(make_table(**changes) if table is None else table, config)
+    return build_head_data(make_table(**changes) if table is None else table, config)
 
 
 def replaced(table, name, rows, value):
@@ -43,7 +43,7 @@ def test_without_a_validation_split_each_class_gives_its_fraction_and_views_stay
     data = build(table)
     assert np.unique(table.labels[data.val], return_counts=True)[1].tolist() == [2, 1, 3]
     assert set(table.views[data.val]) == {0}
-    assert data.count.tolist() == [4] * len(data.first)
+    assert data.planner.counts.tolist() == [4] * len(data.first)
     assert not set(table.ids[data.val]) & set(table.ids[data.first])
     again = build(table)
     np.testing.assert_array_equal(again.val, data.val)
@@ -187,7 +187,7 @@ def test_features_that_are_no_numbers_are_refused(bad):
 
 def test_splits_without_training_images_are_refused():
     table = make_table()
-    with pytest.raises(DataError, match="expected a split named 'train' in the features, got test"):
+    with pytest.raises(DataError, match="expected a split named 'train', got test"):
         build(replaced(table, "splits", slice(None), "test"))
 
 

@@ -13,9 +13,17 @@ from cnnray.config import ClassifyConfig
 from cnnray.errors import CheckpointError, DataError, RunFolderError, StorageError
 from cnnray.ops import metrics
 from cnnray.train import loop
-from cnnray.train.feature_data import build_feature_data
-from cnnray.train.head import build_task, predict_rows
-from cnnray.train.loop import Worker, best_epoch, build_optimizer, is_done, learning_rate, run
+from cnnray.train.head import build_head_data, build_task, predict_val
+from cnnray.train.loop import Worker, best_epoch, is_done, run, thinned
+from cnnray.train.optim import (
+    Group,
+    build_optimizer,
+    learning_rate,
+    set_learning_rate,
+    set_trainable,
+    start_average,
+    update_average,
+)
 from cnnray.train.state import State, load_history, load_state, save_state
 from tests.feature_tables import make_table
 
@@ -40,9 +48,9 @@ def golden_table():
 
 def train(folder, config=SMALL, table=None):
     """Final state of a run in `folder`, which goes on where an earlier one in it was killed."""
-    data = build_feature_data(make_table(val_per_class=3, views=1) if table is None else table, config)
+    data = build_head_data(make_table(val_per_class=3, views=1) if table is None else table, config)
     uri = str(folder / "last.state")
-    run(build_task(data), data, config, uri, "fingerprint", Worker())
+    run(build_task(data, config), data, config, uri, "fingerprint", Worker())
     return load_state(uri, "fingerprint")
 
 
@@ -69,10 +77,14 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing of ours catches it."""
 
 
-@pytest.mark.parametrize("head", ["linear", "mlp"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"head": "mlp", "hidden": 8}, {"ema": 0.9}, {"optimizer": "sgd", "clip": 0.5}, {"precision": "float16"}],
+    ids=str,
+)
 @pytest.mark.parametrize("saves", [1, 3, 5])
-def test_a_killed_run_ends_with_the_bits_of_an_undisturbed_one(tmp_path, monkeypatch, head, saves):
-    config = dataclasses.replace(SMALL, head=head, hidden=8, mixup_alpha=0.3)
+def test_a_killed_run_ends_with_the_bits_of_an_undisturbed_one(tmp_path, monkeypatch, changes, saves):
+    config = dataclasses.replace(SMALL, mixup_alpha=0.3, **changes)
     undisturbed = train(tmp_path / "whole", config)
     left = [saves]
 
@@ -105,10 +117,10 @@ def test_it_stops_early_and_keeps_the_weights_of_the_lowest_validation_loss(tmp_
     state = train(tmp_path, config, table)
     best = best_epoch(state.history)
     assert len(state.history) == best + 4 < 40
-    data = build_feature_data(table, config)
-    head = build_task(data).build()
+    data = build_head_data(table, config)
+    head = build_task(data, config).build()
     head.load_state_dict(state.best)
-    probabilities, labels = predict_rows(head, data, data.val), data.labels[data.val].numpy()
+    probabilities, labels = predict_val(head, data), data.labels[data.val].numpy()
     assert metrics.log_loss(probabilities, labels) == pytest.approx(state.history[best]["val_loss"], rel=1e-5)
     assert metrics.accuracy(probabilities.argmax(1), labels) == pytest.approx(state.history[best]["val_score"])
 
@@ -162,18 +174,26 @@ def test_it_stops_after_epochs_without_a_lower_loss(losses, patience, done):
 
 def test_biases_are_not_decayed():
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
-    decay = {p.ndim: g["weight_decay"] for g in build_optimizer(model, SMALL).param_groups for p in g["params"]}
+    decay = {
+        p.ndim: g["weight_decay"] for g in build_optimizer([Group((model,))], SMALL).param_groups for p in g["params"]
+    }
     assert decay == {2: SMALL.weight_decay, 1: 0.0}
 
 
-def test_frozen_parameters_are_left_alone():
-    model = torch.nn.Linear(3, 2)
-    model.bias.requires_grad_(False)
-    assert [p.shape for g in build_optimizer(model, SMALL).param_groups for p in g["params"]] == [(2, 3)]
+def test_layers_are_frozen_until_their_epoch_with_their_statistics():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4), torch.nn.BatchNorm2d(4))
+    groups = [Group((model[2],)), Group((model[1],), first_epoch=2, frozen_norms=True)]
+    assert set_trainable(model, groups, 1) == (0,)
+    assert [part.training for part in model] == [False, False, True]
+    assert [p.requires_grad for p in model.parameters()] == [False] * 4 + [True] * 2
+    assert set_trainable(model, groups, 2) == (0, 1)
+    assert [part.training for part in model] == [False, False, True]  # the second learns, but not its statistics
+    assert [p.requires_grad for p in model.parameters()] == [False] * 2 + [True] * 4
 
 
 def test_a_loss_that_is_no_number_is_an_error(tmp_path):
-    with pytest.raises(DataError, match=r"expected a finite train_loss, got nan.*lower --lr"):
+    message = r"expected a finite loss, got nan in step 2 of epoch 1, whose batch is c0/005.png, c1/.*lower --lr"
+    with pytest.raises(DataError, match=message):
         train(tmp_path, dataclasses.replace(SMALL, lr=1e38))
 
 
@@ -228,3 +248,86 @@ def test_a_disk_that_refuses_the_state_is_a_storage_error(tmp_path):
     (tmp_path / "last.state").mkdir()
     with pytest.raises(StorageError, match=r"last\.state"):
         save_state(str(tmp_path / "last.state"), saved(tmp_path / "other")[1], "abc")
+
+
+def test_a_batch_in_parts_gives_the_same_gradients(tmp_path):
+    whole = train(tmp_path / "whole", dataclasses.replace(SMALL, optimizer="sgd"))
+    parts = train(tmp_path / "parts", dataclasses.replace(SMALL, optimizer="sgd", accumulate=3))
+    for name, tensor in whole.model.items():
+        torch.testing.assert_close(parts.model[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_sgd_is_pytorchs_with_nesterov_momentum():
+    layer = torch.nn.Linear(4, 3)
+    optimizer = build_optimizer([Group((layer,), lr_scale=0.1)], dataclasses.replace(SMALL, optimizer="sgd"))
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert {(g["momentum"], g["nesterov"]) for g in optimizer.param_groups} == {(0.9, True)}
+    set_learning_rate(optimizer, 2.0)
+    assert {g["lr"] for g in optimizer.param_groups} == {0.2}
+
+
+def test_clipping_bounds_the_first_step(tmp_path):
+    """The first step of SGD with Nesterov momentum m moves by lr * (1 + m) * gradient."""
+    config = dataclasses.replace(SMALL, optimizer="sgd", weight_decay=0.0, warmup=0, epochs=1, batch_size=999)
+    start = build_task(build_head_data(make_table(val_per_class=3, views=1), config), config).build().state_dict()
+
+    def length(folder, **changes):
+        state = train(tmp_path / folder, dataclasses.replace(config, **changes))
+        return float(sum((state.model[n] - t).square().sum() for n, t in start.items())) ** 0.5
+
+    free = length("free") / (config.lr * 1.9)
+    assert length("tight", clip=free / 3) == pytest.approx(config.lr * 1.9 * free / 3, rel=1e-3)
+    assert length("wide", clip=free * 3) == pytest.approx(config.lr * 1.9 * free, rel=1e-3)
+
+
+def test_the_moving_average_follows_its_formula():
+    model, history = torch.nn.Linear(2, 2), []
+    average = start_average(model, 0.9)
+    expected = model.weight.detach().clone()
+    for step in range(30):
+        with torch.no_grad():
+            model.weight.add_(0.1)
+        update_average(average, model, 0.9, step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.weight.detach()
+        history.append(decay)
+    torch.testing.assert_close(average.weight, expected)
+    assert history[0] == 0.1 and history[-1] < 0.9
+    assert start_average(model, 0.0) is None
+
+
+def test_the_average_is_what_is_validated_and_kept(tmp_path):
+    config = dataclasses.replace(SMALL, ema=0.99, epochs=3, class_weights="none")
+    state = train(tmp_path, config)
+    assert state.average and not torch.equal(state.average["body.1.weight"], state.model["body.1.weight"])
+    data = build_head_data(make_table(val_per_class=3, views=1), config)
+    head = build_task(data, config).build()
+    head.load_state_dict(state.average)
+    loss = metrics.log_loss(predict_val(head, data), data.labels[data.val].numpy())
+    assert loss == pytest.approx(state.history[-1]["val_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_low_precision_follows_float32(tmp_path, precision):
+    full = train(tmp_path / "full", SMALL)
+    low = train(tmp_path / "low", dataclasses.replace(SMALL, precision=precision))
+    losses = [[row["train_loss"] for row in state.history] for state in (full, low)]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.1)
+    assert low.model["body.1.weight"].dtype == torch.float32
+    assert any(name.startswith("scaler.") for name in low.optimizer) is (precision == "float16")
+
+
+def test_the_best_epoch_is_that_of_what_is_monitored():
+    history = [{"val_loss": 0.5, "val_score": 0.7}, {"val_loss": 0.6, "val_score": 0.9},
+               {"val_loss": 0.7, "val_score": 0.9}]  # fmt: skip
+    assert best_epoch(history) == 0
+    assert best_epoch(history, "score") == 1
+    assert is_done(history, ClassifyConfig(epochs=9, patience=2))
+    assert not is_done(history, ClassifyConfig(epochs=9, patience=2, monitor="score"))
+
+
+def test_the_losses_of_the_steps_are_kept(tmp_path):
+    state = train(tmp_path)
+    data = build_head_data(make_table(val_per_class=3, views=1), SMALL)
+    assert all(len(row["step_losses"]) == data.num_steps for row in state.history)
+    assert thinned(torch.arange(1000.0)) == [float(10 * k + 4.5) for k in range(100)]

@@ -1,0 +1,69 @@
+"""Batch norms over two processes against PyTorch's own over the whole batch."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from cnnray.train.sync_norm import SharedBatchNorm, synchronise_norms
+
+PROGRAM = """
+import sys, torch, torch.distributed as dist
+from torch import nn
+from cnnray.train.sync_norm import synchronise_norms
+
+rank, store = int(sys.argv[1]), sys.argv[2]
+torch.set_num_threads(1)
+dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+torch.manual_seed(0)
+shape = {"1": (7, 5), "2": (7, 5, 3, 4)}[sys.argv[3]]
+x, target = torch.randn(shape) * 3 + 100, torch.randn(shape)  # a mean far above the deviation
+make = nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d
+oracle, ours = make(5, momentum=0.3), make(5, momentum=0.3)
+for norm in (oracle, ours):
+    nn.init.uniform_(norm.weight, 0.5, 2, generator=torch.Generator().manual_seed(1))
+synchronise_norms(ours, 2)
+
+whole = x.clone().requires_grad_()
+(oracle(whole) * target).sum().backward()
+part = x[rank::2].clone().requires_grad_()  # 4 examples and 3
+result = ours(part)
+(result * target[rank::2]).sum().backward()
+grads = [p.grad.clone() for p in ours.parameters()]
+for grad in grads:
+    dist.all_reduce(grad)
+close = lambda a, b: torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+close(result, oracle(x)[rank::2])
+close(part.grad, whole.grad[rank::2])
+for grad, parameter in zip(grads, oracle.parameters()):
+    close(grad, parameter.grad)
+again = make(5, momentum=0.3)
+again(x)
+close(ours.running_mean, again.running_mean)
+close(ours.running_var, again.running_var)
+assert int(ours.num_batches_tracked) == 1
+close(ours.eval()(part), nn.functional.batch_norm(part, ours.running_mean, ours.running_var, ours.weight, ours.bias))
+"""
+
+
+@pytest.mark.parametrize("axes", ["1", "2"])
+def test_two_processes_normalise_as_one(tmp_path, axes):
+    command = [sys.executable, "-W", "ignore", "-c", PROGRAM]
+    started = [
+        subprocess.Popen([*command, str(rank), str(tmp_path / "store"), axes], stderr=subprocess.PIPE, text=True)
+        for rank in (0, 1)
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+
+
+def test_one_worker_keeps_pytorchs_own_and_others_keep_their_tensors():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+    tensors = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
+    synchronise_norms(model, 1)
+    assert type(model[1]) is torch.nn.BatchNorm2d
+    synchronise_norms(model, 2)
+    assert type(model[1]) is SharedBatchNorm
+    assert {name: tensor.data_ptr() for name, tensor in model.state_dict().items()} == tensors
