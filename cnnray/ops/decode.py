@@ -8,7 +8,7 @@ import struct
 import warnings
 from collections.abc import Callable
 from io import BytesIO
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -90,6 +90,27 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         ImageError: for any input that is not acceptable; `code` is one of `errors.IMAGE_CODES`.
         TypeError: `data` is not bytes.
     """
+    pixels: NDArray[np.uint8] = _read(data, max_pixels, _pixels)
+    return pixels
+
+
+def decode_values(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.int32]:
+    """Bytes of an image file as the numbers that stand in it, int32 [H, W], upright: for masks of classes.
+
+    Of a palette image these are the indices, not the colours; of 1 bit 0 and 1; 16 bits are not scaled. Three equal
+    channels count as one, and alpha is left out.
+
+    Args:
+        data, max_pixels: as for `decode`.
+
+    Raises:
+        ImageError: as `decode`; "unsupported_format" for colours or fractions.
+    """
+    values: NDArray[np.int32] = _read(data, max_pixels, _values)
+    return values
+
+
+def _read(data: bytes, max_pixels: int, read: Callable[[ImageFile, bytes], NDArray[Any]]) -> NDArray[Any]:
     if not isinstance(data, bytes):
         raise TypeError(f"expected bytes, got {type(data).__name__}")
     if not data:
@@ -98,7 +119,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     try:
         with reader(BytesIO(data)) as image:
             _check_header(image, data, max_pixels)
-            return _pixels(image, data)
+            return read(image, data)
     except ImageError:
         raise
     except Exception as error:  # Decoders raise nearly every built-in exception on damaged files.
@@ -139,6 +160,20 @@ def _pixels(image: ImageFile, data: bytes) -> NDArray[np.uint8]:
     # Read after the pixels: a PNG may hold it behind them, and a TIFF turns itself while it loads.
     orientation = exif_orientation(image)
     return pixels if orientation == 1 else orient(pixels, orientation)
+
+
+def _values(image: ImageFile, data: bytes) -> NDArray[np.int32]:
+    image.load()
+    values = np.asarray(image)
+    if image.mode in ("LA", "PA", "La"):
+        values = values[..., 0]
+    elif values.ndim == 3 and image.mode.startswith("RGB"):
+        if (values[..., :3] != values[..., :1]).any():
+            raise ImageError("unsupported_format", "expected a mask with one number per pixel, got colours")
+        values = values[..., 0]
+    if values.ndim != 2 or values.dtype.kind == "f":
+        raise ImageError("unsupported_format", f"expected a mask of whole numbers, got an image of mode {image.mode}")
+    return orient(values.astype(np.int32), exif_orientation(image))
 
 
 def _fast_jpeg(image: ImageFile, data: bytes) -> NDArray[np.uint8] | None:

@@ -1,4 +1,4 @@
-"""Metrics of classifiers, in numpy.
+"""Metrics of classifiers, of images or of pixels, in numpy.
 
 Legend: N examples, K classes; `labels_N` and `predicted_N` are class numbers 0..K-1; `probabilities_NK` are float and
 each row sums to 1.
@@ -105,6 +105,52 @@ def summary(probabilities_NK: Floats, labels_N: Ints) -> dict[str, float]:
         "ece": expected_calibration_error(probabilities_NK, labels_N),
         "num_images": len(labels_N),
     }
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """IoU and Dice of each class, float64 [K] in 0..1, NaN of a class that is in neither masks nor answers."""
+
+    iou: NDArray[np.float64]
+    dice: NDArray[np.float64]
+
+
+def pixel_confusion(answer_HW: Ints, truth_HW: Ints, num_classes: int, ignore: int) -> NDArray[np.int64]:
+    """Counts [K, K] of pixels: row is the true class, column the answer; where truth is `ignore` nothing is counted."""
+    counted = truth_HW != ignore
+    return confusion_matrix(answer_HW[counted], truth_HW[counted], num_classes)
+
+
+def overlaps(matrix_KK: NDArray[np.int64]) -> Overlaps:
+    """Intersection over union (Jaccard), and Dice, of each class over all pixels of `pixel_confusion`."""
+    shared = np.diagonal(matrix_KK).astype(np.float64)
+    both = (matrix_KK.sum(axis=0) + matrix_KK.sum(axis=1)).astype(np.float64)
+    there = both > 0
+    nan = np.full(len(shared), np.nan)
+    iou = np.divide(shared, both - shared, out=nan.copy(), where=there)
+    return Overlaps(iou=iou, dice=np.divide(2 * shared, both, out=nan, where=there))
+
+
+def segmentation_summary(matrix_KK: NDArray[np.int64]) -> dict[str, float]:
+    """The numbers that stand in a report and a checkpoint's card, from `pixel_confusion` over all pixels.
+
+    Returns:
+        mean_iou and mean_dice (over the classes that are there), foreground_iou and foreground_dice (the same without
+        class 0, the background), pixel_accuracy; 0 where no class is there.
+    """
+    found = overlaps(matrix_KK)
+    return {
+        "mean_iou": _mean(found.iou),
+        "foreground_iou": _mean(found.iou[1:]),
+        "mean_dice": _mean(found.dice),
+        "foreground_dice": _mean(found.dice[1:]),
+        "pixel_accuracy": float(np.trace(matrix_KK) / max(matrix_KK.sum(), 1)),
+    }
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else 0.0
 
 
 def _ratio(top: NDArray[np.float64], bottom: NDArray[np.int64]) -> NDArray[np.float64]:

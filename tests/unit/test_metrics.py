@@ -88,3 +88,28 @@ def test_macro_figures_leave_out_classes_without_examples():
     found = metrics.summary(probabilities, np.array([0, 1]))
     assert found["macro_f1"] == found["macro_recall"] == found["accuracy"] == 1.0
     assert found["num_images"] == 2
+
+
+# --- pixels -------------------------------------------------------------------------------------------------------
+
+
+def test_overlaps_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    truth, answer = rng.integers(0, 4, (2, 30, 40))
+    answer = np.where(rng.random(truth.shape) < 0.7, truth, answer)
+    truth[:3] = 255
+    matrix = metrics.pixel_confusion(answer, truth, 5, ignore=255)
+    counted = truth != 255
+    assert matrix.sum() == counted.sum()
+    found = metrics.overlaps(matrix)
+    np.testing.assert_allclose(found.iou[:4], oracle.jaccard_score(truth[counted], answer[counted], average=None))
+    np.testing.assert_allclose(found.dice[:4], oracle.f1_score(truth[counted], answer[counted], average=None))
+    assert np.isnan(found.iou[4]) and np.isnan(found.dice[4])  # a class that is nowhere
+    figures = metrics.segmentation_summary(matrix)
+    assert figures["mean_iou"] == pytest.approx(found.iou[:4].mean())
+    assert figures["foreground_iou"] == pytest.approx(found.iou[1:4].mean())
+    assert figures["pixel_accuracy"] == pytest.approx((truth == answer)[counted].mean())
+
+
+def test_nothing_to_see_is_no_success():
+    assert metrics.segmentation_summary(np.zeros((3, 3), np.int64))["mean_iou"] == 0
