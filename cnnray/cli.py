@@ -19,7 +19,15 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Env, Toml
 
 from cnnray import __version__
-from cnnray.config import ClassifyConfig, FeaturesConfig, FinetuneConfig, PredictConfig, ServeConfig
+from cnnray.config import (
+    ClassifyConfig,
+    FeaturesConfig,
+    FinetuneConfig,
+    PredictConfig,
+    SegmentConfig,
+    SegmentPredictConfig,
+    ServeConfig,
+)
 from cnnray.errors import CnnrayError, OptionError
 
 Flat = Parameter(name="*")
@@ -152,6 +160,81 @@ def train_finetune(
     return result
 
 
+@train.command(name="segment")
+def train_segment(
+    source: str,
+    /,
+    *,
+    out: str,
+    config: Annotated[SegmentConfig, Flat] = SegmentConfig(),  # noqa: B008 (frozen)
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Train a U-Net on images with masks; the same command resumes.
+
+    Args:
+        source: a folder with images/ and masks/, or a manifest with columns path and mask.
+        out: the run folder of the training.
+        address: of a Ray cluster; without it a local one is started.
+    """
+    from cnnray.train.segment import train_segment as launch
+
+    result = launch(source, out, config, address=address)
+    _say(f"foreground IoU {result['metrics']['foreground_iou']:.4f} on {result['counts']['val']:,} images")
+    _say(f"segmenter in {out}/checkpoint, report in {out}/report.html")
+    return result
+
+
+@evaluate.command(name="segment")
+def evaluate_segment(
+    checkpoint: str,
+    source: str,
+    /,
+    *,
+    out: str,
+    config: Annotated[SegmentPredictConfig, Flat] = SegmentPredictConfig(),  # noqa: B008 (frozen)
+    address: str | None = None,
+) -> dict[str, Any]:
+    """IoU and Dice of a segmenter on images with masks.
+
+    Args:
+        checkpoint: of the segmenter.
+        source: images and masks, as for `train segment`.
+        out: a folder for masks, metrics and a report.
+        address: of a Ray cluster; without it a local one is started.
+    """
+    from cnnray.data.predict_segment import evaluate_segment as run
+
+    metrics = run(checkpoint, source, out, config, address=address)
+    _table("Classes", metrics["classes"], ["name", "iou", "dice", "pixels"])
+    _say(f"foreground IoU {metrics['foreground_iou']:.4f} on {metrics['images']:,} images, report in {out}/report.html")
+    return metrics
+
+
+@predict.command(name="segment")
+def predict_segment(
+    checkpoint: str,
+    source: str,
+    /,
+    *,
+    out: str,
+    config: Annotated[SegmentPredictConfig, Flat] = SegmentPredictConfig(),  # noqa: B008 (frozen)
+    address: str | None = None,
+) -> dict[str, Any]:
+    """The class of every pixel of every image of a folder, as PNG masks.
+
+    Args:
+        checkpoint: of the segmenter.
+        source: images, as for `features build`.
+        out: the run folder; the same command resumes.
+        address: of a Ray cluster; without it a local one is started.
+    """
+    from cnnray.data.predict_segment import predict_segment as run
+
+    manifest = run(checkpoint, source, out, config, address=address)
+    _say(f"{manifest['predictions']:,} masks in {out}/masks")
+    return manifest
+
+
 @evaluate.command(name="classify")
 def evaluate_classify(
     checkpoint: str,
@@ -252,6 +335,37 @@ def query_classify(
     failed = [answer for answer in answers if isinstance(answer, CnnrayError)]
     if len(failed) == len(answers):
         raise failed[0]
+    return {"answers": rows}
+
+
+@query.command(name="segment")
+def query_segment(
+    images: Annotated[list[Path], Parameter(negative=())],
+    /,
+    *,
+    out: Path,
+    draw: bool = False,
+    url: str = "http://127.0.0.1:8000",
+) -> dict[str, Any]:
+    """Segment image files by a running service.
+
+    Args:
+        images: files.
+        out: folder for a PNG per image: the value of each pixel's class.
+        draw: the images with their classes in colour instead.
+        url: of the service.
+    """
+    from cnnray import files
+    from cnnray.client import Client
+
+    rows = []
+    with Client(url) as client:
+        for path in images:
+            answer = client.segment(path, draw=draw)
+            files.write_bytes(str(out / f"{path.stem}.png"), answer.content)
+            shares = {part.label: part.share for part in answer.classes}
+            rows.append({"image": str(path), "confidence": answer.confidence, **shares})
+    _table("Answers", rows, list(rows[0]))
     return {"answers": rows}
 
 

@@ -331,6 +331,23 @@ class PairsConfig(ManifestConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SegmentPredictConfig(PredictConfig, PairsConfig):
+    """`cnnray predict segment` and `cnnray evaluate segment`.
+
+    Attributes:
+        draw: store each image with its classes in colour as well.
+        draw_worst: images that the report of an evaluation shows.
+    """
+
+    draw: bool = False
+    draw_worst: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least("draw_worst", self.draw_worst, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SegmentConfig(TrainConfig, PairsConfig):
     """`cnnray train segment`.
 
@@ -346,7 +363,7 @@ class SegmentConfig(TrainConfig, PairsConfig):
         encoder_lr: learning rate of a pre-trained encoder, as a share of `lr`.
         val_fraction: of the images, where no split is given.
         tile, overlap: of prediction: larger images are cut into tiles of so many px that overlap by so many.
-        draw: how many validation images the report shows.
+        draw_worst: validation images that the report shows.
     """
 
     encoder: str = "efficientnet_lite0"
@@ -361,7 +378,7 @@ class SegmentConfig(TrainConfig, PairsConfig):
     val_fraction: float = 0.2
     tile: int = 512
     overlap: int = 64
-    draw: int = 8
+    draw_worst: int = 8
     epochs: int = 60
     batch_size: int = 8
     lr: float = 2e-3
@@ -374,7 +391,7 @@ class SegmentConfig(TrainConfig, PairsConfig):
             _at_least(name, getattr(self, name), 1)
         for name in ("crop", "tile"):
             _at_least(name, getattr(self, name), 32)
-        _at_least("draw", self.draw, 0)
+        _at_least("draw_worst", self.draw_worst, 0)
         if not 0 <= 2 * self.overlap < self.tile:
             raise OptionError(f"overlap must be at least 0 and below half of tile, got {self.overlap} of {self.tile}")
         _one_of("augment", self.augment, ("none", "light", "standard", "strong"))
@@ -390,6 +407,7 @@ class ServeConfig:
 
     Attributes:
         classifier: checkpoint folder of the classifier; "" leaves /v1/classify out.
+        segmenter: checkpoint folder of the segmenter; "" leaves /v1/segment out.
         host, port: where HTTP listens; port 0 takes a free one.
         allow_unauthenticated: the service has no login, so a host that other machines can reach is refused unless this
             is set (because something in front of it decides who may ask).
@@ -402,6 +420,7 @@ class ServeConfig:
     """
 
     classifier: str = ""
+    segmenter: str = ""
     host: str = "127.0.0.1"
     port: int = 8000
     allow_unauthenticated: bool = False

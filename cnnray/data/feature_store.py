@@ -157,6 +157,16 @@ class Outputs:
         if table.num_rows:
             write_part(files.join(self.run, folder), table)
 
+    def write(self, name: str, content: bytes) -> None:
+        """Write one file of the run.
+
+        Raises:
+            RunFolderError, StorageError: as `store`.
+        """
+        if self.token:
+            check_owner(self.run, self.token)
+        files.write_bytes(files.join(self.run, name), content)
+
     def quarantine(self, rows: list[dict[str, Any]]) -> None:
         """Store bad inputs, made by `quarantine_row`."""
         self.store(QUARANTINE, pa.Table.from_pylist(rows, QUARANTINE_SCHEMA))

@@ -100,11 +100,15 @@ def _predict(checkpoint: str, source: str, out: str, config: PredictConfig, addr
     run = RunFolder.open(out, config, "predictions", source=f"{source} by {card.weights_sha256}")
     cluster.connect(address)
     index = load_index(run, source, config)
-    for todo in rounds(out, index, PREDICTIONS):
-        arguments = {"checkpoint": checkpoint, "gpu": config.gpu}
-        for _ in work_off("predictions", plan_units(todo, index), PredictStage, run, arguments, config):
+    run_stage(run, index, PredictStage, {"checkpoint": checkpoint, "gpu": config.gpu}, config)
+    return run.finish(count_predictions(out, index, read_predictions(out)))
+
+
+def run_stage(run: RunFolder, index: pa.Table, stage: type, arguments: dict[str, Any], config: PredictConfig) -> None:
+    """Send what is still to be done of `index` through a stage that stores rows in PREDICTIONS."""
+    for todo in rounds(run.uri, index, PREDICTIONS):
+        for _ in work_off("predictions", plan_units(todo, index), stage, run, arguments, config):
             pass  # the stage has stored them
-    return run.finish(_count(out, index))
 
 
 def evaluate_classify(
@@ -152,13 +156,18 @@ def evaluate_classify(
     return metrics
 
 
-def read_predictions(out: str) -> pa.Table:
+def read_predictions(out: str, schema: pa.Schema = SCHEMA) -> pa.Table:
     """All predictions of a run, sorted by id."""
-    return pa.concat_tables([SCHEMA.empty_table(), *iter_parts(out, folder=PREDICTIONS)]).sort_by("id")
+    return pa.concat_tables([schema.empty_table(), *iter_parts(out, folder=PREDICTIONS)]).sort_by("id")
 
 
-def _count(out: str, index: pa.Table) -> dict[str, Any]:
-    ids = read_predictions(out)["id"].to_pylist()
+def count_predictions(out: str, index: pa.Table, predictions: pa.Table) -> dict[str, Any]:
+    """The counts of a finished run: images, predictions, quarantined, quarantine_codes.
+
+    Raises:
+        RunFolderError: an image is in neither, or in both.
+    """
+    ids = predictions["id"].to_pylist()
     bad = read_quarantine(out)
     if sorted(ids + bad["id"].to_pylist()) != index["id"].to_pylist():
         raise RunFolderError(f"{out} is not complete; run the same command again, or choose another --out")
