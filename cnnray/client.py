@@ -5,6 +5,7 @@ connections are tried again, for a bounded time.
 """
 
 import dataclasses
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from cnnray.errors import OptionError, ServiceError, StorageError
 T = TypeVar("T")
 Image = bytes | str | os.PathLike[str]
 
+_OCTETS = {"content-type": "application/octet-stream"}
 _NOT_NOW = (502, 503, 504)
 _FIRST_DELAY = 0.1
 _LONGEST_DELAY = 2.0
@@ -52,6 +54,37 @@ class Answer:
     top: tuple[Guess, ...]
     batch_size: int
     timings: dict[str, float]
+    request_id: str
+
+
+@dataclass(frozen=True)
+class ClassShare:
+    """One class: its value in the class map, and its share of the pixels in [0, 1]."""
+
+    label: str
+    value: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The classes of the pixels of one image.
+
+    Attributes:
+        content: a PNG of the image's size: the values of the classes, or the image with their colours.
+        model: name of the model that answered.
+        height, width: of the image in px.
+        classes: all classes with their shares.
+        confidence: mean over the pixels of the winning class's probability.
+        request_id: under which the service logged the request.
+    """
+
+    content: bytes
+    model: str
+    height: int
+    width: int
+    classes: tuple[ClassShare, ...]
+    confidence: float
     request_id: str
 
 
@@ -114,8 +147,7 @@ class Client:
             StorageError: the file cannot be read.
             ServiceError: the service refused (its `code` and `request_id` are on the error) or did not answer.
         """
-        headers = {"content-type": "application/octet-stream"}
-        body = self._call("POST", "/v1/classify", content=_content(image), params={"top_k": top_k}, headers=headers)
+        body = self._call("POST", "/v1/classify", content=_content(image), params={"top_k": top_k}, headers=_OCTETS)
         top = tuple(_read(Guess, guess) for guess in body.get("top", []))
         return _read(Answer, {**body, "top": top})
 
@@ -137,6 +169,27 @@ class Client:
         with ThreadPoolExecutor(concurrency) as pool:
             return list(pool.map(one, images))
 
+    def segment(self, image: Image, *, draw: bool = False) -> Segmentation:
+        """The class of every pixel of one image.
+
+        Args:
+            image: the encoded file's bytes, or its path.
+            draw: the image with its classes in colour, in place of the class map.
+
+        Raises:
+            StorageError: the file cannot be read.
+            ServiceError: as `classify`.
+        """
+        response = self._retried("POST", "/v1/segment", content=_content(image), params={"draw": draw}, headers=_OCTETS)
+        try:
+            figures = json.loads(response.headers["x-segmentation"])
+            classes = tuple(_read(ClassShare, row) for row in figures["classes"])
+        except (KeyError, ValueError) as error:
+            raise ServiceError(
+                f"{self.url}/v1/segment answered, but without figures: is it a cnnray service?"
+            ) from error
+        return _read(Segmentation, {**figures, "classes": classes, "content": response.content})
+
     def health(self) -> bool:
         """Whether the service's process lives; tried once."""
         return self._is_ok("/v1/health")
@@ -154,7 +207,7 @@ class Client:
         deadline = time.monotonic() + timeout
         while True:
             try:
-                self._attempt("GET", "/v1/ready")
+                self._object(self._attempt("GET", "/v1/ready"))
                 return
             except ServiceError as error:
                 if time.monotonic() >= deadline:
@@ -176,12 +229,15 @@ class Client:
 
     def _is_ok(self, path: str) -> bool:
         try:
-            self._attempt("GET", path)
+            self._object(self._attempt("GET", path))
         except ServiceError:
             return False
         return True
 
     def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        return self._object(self._retried(method, path, **request))
+
+    def _retried(self, method: str, path: str, **request: Any) -> httpx.Response:
         """Attempts until one succeeds, fails for good, or the patience is used up."""
         deadline = time.monotonic() + self._patience
         delay = _FIRST_DELAY
@@ -195,7 +251,7 @@ class Client:
             time.sleep(wait)
             delay = min(2 * delay, _LONGEST_DELAY)
 
-    def _attempt(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+    def _attempt(self, method: str, path: str, **request: Any) -> httpx.Response:
         try:
             response = self._http.request(method, path, **request)
         except httpx.TimeoutException as error:
@@ -204,8 +260,12 @@ class Client:
             raise _Passing(f"no connection to {self.url}: {error or type(error).__name__}") from error
         if not response.is_success:
             raise _error(response)
+        return response
+
+    def _object(self, response: httpx.Response) -> dict[str, Any]:
         body = _json_object(response)
         if body is None:
+            path = response.request.url.path
             raise ServiceError(f"{self.url}{path} answered, but not with JSON: is it a cnnray service?")
         return body
 

@@ -22,8 +22,10 @@ from cnnray.cluster import connect
 from cnnray.config import ServeConfig
 from cnnray.errors import OptionError, ServiceError
 from cnnray.infer.classify import Classifier
-from cnnray.serve import classify
+from cnnray.infer.segment import Segmenter
+from cnnray.serve import classify, segment
 from cnnray.serve.ingress import Ingress, max_in_flight
+from cnnray.serve.replica import deploy
 
 APP = "cnnray"
 START_SECONDS = 180.0
@@ -42,9 +44,11 @@ def build(args: ServeConfig | Mapping[str, Any]) -> serve.Application:
     config = args if isinstance(args, ServeConfig) else parse_config(args)
     models = {}
     if config.classifier:
-        models[classify.NAME] = classify.build_deployment(config)
+        models[classify.NAME] = deploy(classify.Classifier, config)
+    if config.segmenter:
+        models[segment.NAME] = deploy(segment.Segmenter, config)
     if not models:
-        raise OptionError("the service has no model: expected a checkpoint folder as option classifier")
+        raise OptionError("the service has no model: expected a checkpoint folder as option classifier or segmenter")
     ingress = serve.deployment(
         name="Ingress",
         num_replicas=config.replicas,
@@ -94,7 +98,9 @@ def up(config: ServeConfig, address: str | None = None) -> str:
     if local or config.port == 0:
         config = dataclasses.replace(config, port=_claim_port(config))
     app = build(config)
-    Classifier.load(config.classifier, device="cpu")  # a bad checkpoint is told here, not by a replica's log
+    for load, checkpoint in ((Classifier.load, config.classifier), (Segmenter.load, config.segmenter)):
+        if checkpoint:
+            load(checkpoint, device="cpu")  # a bad checkpoint is told here, not by a replica's log
     connect(address)
     if serve.status().proxies:
         raise OptionError("Serve already runs on this cluster: end that service first")
@@ -170,8 +176,9 @@ def _check_fits(config: ServeConfig) -> None:
     """Each replica reserves a core or a GPU; Serve would wait for ever for one that is not there."""
     kind = "GPU" if config.gpu else "CPU"
     has = int(ray.cluster_resources().get(kind, 0))
-    if config.replicas > has:
-        raise OptionError(f"{config.replicas} replicas need as many {kind}s, but this machine has {has}")
+    wanted = config.replicas * (bool(config.classifier) + bool(config.segmenter))
+    if wanted > has:
+        raise OptionError(f"{wanted} replicas need as many {kind}s, but this machine has {has}")
 
 
 def _is_loopback(host: str) -> bool:

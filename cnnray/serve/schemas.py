@@ -43,6 +43,27 @@ class Classification(BaseModel):
     request_id: str
 
 
+class ClassShare(BaseModel):
+    """One class: its value in the class map, and its share of the pixels in [0, 1]."""
+
+    label: str
+    value: int
+    share: float
+
+
+class Segmentation(BaseModel):
+    """The figures of /v1/segment."""
+
+    model: str = Field(description="name of the model that answered, as /v1/models lists it")
+    height: int = Field(description="of the class map in pixels: that of the image, upright")
+    width: int
+    classes: list[ClassShare]
+    confidence: float = Field(description="mean over the pixels of the winning class's probability, in [0, 1]")
+    batch_size: int = Field(description="requests that shared the pass")
+    timings: Timings
+    request_id: str
+
+
 class ModelInfo(BaseModel):
     """One model behind the service."""
 

@@ -17,6 +17,7 @@ from cnnray.client import Client
 from cnnray.config import ServeConfig
 from cnnray.serve.app import down, up
 from tests.classifiers import save_classifier
+from tests.segmenters import save_segmenter
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,12 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope="package")
+def segmenter(tmp_path_factory):
+    """Folder of a self-contained segmenter."""
+    return save_segmenter(tmp_path_factory.mktemp("segmenter"))
+
+
+@pytest.fixture(scope="package")
 def cluster():
     """A small Ray cluster of this process's own."""
     with warnings.catch_warnings(action="ignore"):
@@ -52,9 +59,10 @@ def cluster():
 
 
 @pytest.fixture(scope="package")
-def service(cluster, checkpoint, tmp_path_factory):
+def service(cluster, checkpoint, segmenter, tmp_path_factory):
     config = ServeConfig(
         classifier=checkpoint,
+        segmenter=segmenter,
         port=0,
         max_batch_size=4,
         batch_wait_ms=30,

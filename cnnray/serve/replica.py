@@ -1,0 +1,93 @@
+"""What the replicas of every model share: a queue that makes batches, a self-test, a description."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ray import serve
+
+from cnnray.config import ServeConfig
+
+
+class Model(Protocol):
+    """A model of `cnnray.infer`."""
+
+    @property
+    def name(self) -> str:
+        """Changes when the weights do."""
+
+    def describe(self) -> dict[str, Any]:
+        """Fields of ModelInfo."""
+
+    def self_test(self) -> None:
+        """Answer, or raise."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image in the queue of its replica; `came` in seconds of time.perf_counter, `option` as the model has it."""
+
+    image: bytes
+    option: Any
+    came: float
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a replica made of a job (or the image's error), and the milliseconds that it waited and its batch took."""
+
+    model: str
+    result: Any
+    batch_size: int
+    queue_ms: float
+    inference_ms: float
+
+
+class Replica:
+    """A model behind a queue that makes batches; it exists only after a passed self-test."""
+
+    def __init__(self, model: Model, config: ServeConfig) -> None:
+        self.model = model
+        model.self_test()
+        batch = serve.batch(max_batch_size=config.max_batch_size, batch_wait_timeout_s=config.batch_wait_ms / 1000)
+        self._batched = batch(self._run)
+
+    def answer(self, jobs: Sequence[Job]) -> list[Any]:
+        """One result for each job, or its ImageError; in a thread of its own."""
+        raise NotImplementedError
+
+    async def ask(self, image: bytes, option: Any) -> Done:
+        """Answer within a batch of whatever else is waiting."""
+        done: Done = await self._batched(Job(image, option, time.perf_counter()))
+        return done
+
+    async def self_test(self) -> None:
+        """Answer, or raise."""
+        await asyncio.to_thread(self.model.self_test)
+
+    async def describe(self) -> dict[str, Any]:
+        """Fields of ModelInfo."""
+        return self.model.describe()
+
+    async def _run(self, jobs: list[Job]) -> list[Done]:
+        began = time.perf_counter()
+        results = await asyncio.to_thread(self.answer, jobs)
+        took = 1000 * (time.perf_counter() - began)
+        return [
+            Done(self.model.name, result, len(jobs), 1000 * (began - job.came), took)
+            for job, result in zip(jobs, results, strict=True)
+        ]
+
+
+def deploy(replica: type[Replica], config: ServeConfig) -> Any:
+    """The deployment, bound to its options: bounded queues, one core or GPU to reserve per replica."""
+    deployment = serve.deployment(
+        name=replica.__name__,
+        num_replicas=config.replicas,
+        max_ongoing_requests=config.max_ongoing,
+        max_queued_requests=config.max_queued,
+        ray_actor_options={"num_cpus": 1, "num_gpus": int(config.gpu)},
+    )
+    return deployment(replica).bind(config)
