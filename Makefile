@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-BENCHMARKS := features head kills finetune
+BENCHMARKS := features head kills finetune segment scaling
 READY := $(VENV)/.ready
 
 .PHONY: demo test lint bench install clean
