@@ -1,6 +1,6 @@
 """A U-Net on nuclei and on membranes, and its speed against a plain PyTorch loop with the same network and cores.
 
-    python benchmarks/segment.py [--minutes 15] [--only nuclei|isbi|speed]       about 30 minutes on two cores
+    python benchmarks/segment.py [--only nuclei|isbi|speed]       about 30 minutes on two cores
 
 `cnnray train segment` with an EfficientNet-Lite0 encoder, then `cnnray evaluate segment` on pictures that training
 never saw. nuclei: 120 microscopy pictures, by seed 0 and id 70 to train, 10 to choose the epoch, 40 to test; isbi: 30
@@ -170,9 +170,11 @@ def main():
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--isbi-epochs", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--folder", type=Path, help="keeps the runs; a new folder")
     parser.add_argument("--only", choices=("nuclei", "isbi", "speed"))
     args = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="cnnray-segment-"))
+    folder = args.folder or Path(tempfile.mkdtemp(prefix="cnnray-segment-"))
+    folder.mkdir(parents=True, exist_ok=True)
     result = {}
     nuclei = divide(DATA / "nuclei", folder / "nuclei", {"train": 7 / 12, "val": 1 / 12, "test": 1 / 3})
     if args.only in (None, "nuclei", "speed"):
@@ -196,7 +198,8 @@ def main():
         }
     if args.only in (None, "speed"):
         result |= speed(folder, nuclei, args.rounds)
-    shutil.rmtree(folder)
+    if not args.folder:
+        shutil.rmtree(folder)
     print(json.dumps(result))
 
 
