@@ -34,7 +34,9 @@ MAX_FAILURES = 3
 MAX_STREAM_TASKS = 16  # per trainer
 PROGRESS_EVERY_S = 2.0
 # How often the controller looks at its workers: its default of 2 s is the shortest time a run can take to end.
-POLL_VARIABLE, POLL_S = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2"
+POLL = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
+# After a node is lost the controller first asks for as many workers as before, and waits a minute for them by default.
+ELASTIC = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30"}
 
 Make = Callable[[], tuple[Task, Data]]
 
@@ -67,7 +69,8 @@ def launch(
     low, high = config.worker_range
     state_uri, ray_folder = files.join(folder, "last.state"), files.join(folder, "ray")
     files.remove(ray_folder)  # Ray Train's notes about an earlier attempt; ours are in the state
-    with _poll_often(), _own_interrupts(), _progress(state_uri, config.epochs, watch):
+    variables = POLL if low == high else POLL | ELASTIC
+    with _environment(variables), _own_interrupts(), _progress(state_uri, config.epochs, watch):
         trainer: Any = TorchTrainer(
             _work,  # type: ignore[arg-type]  # Ray's annotation forgets the return value that its Result hands on
             train_loop_config={"args": (make, config, state_uri, fingerprint)},
@@ -181,16 +184,15 @@ def _cause(failure: ray.train.TrainingFailedError) -> CnnrayError:
 
 
 @contextlib.contextmanager
-def _poll_often() -> Iterator[None]:
-    """Ray Train copies this variable from the environment of whoever calls fit; a user's own value stays."""
-    if POLL_VARIABLE in os.environ:
-        yield
-        return
-    os.environ[POLL_VARIABLE] = POLL_S
+def _environment(wanted: dict[str, str]) -> Iterator[None]:
+    """Ray Train copies its variables from the environment of whoever calls fit; a user's own values stay."""
+    own = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(own)
     try:
         yield
     finally:
-        del os.environ[POLL_VARIABLE]
+        for name in own:
+            del os.environ[name]
 
 
 @contextlib.contextmanager
