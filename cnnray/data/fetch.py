@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 
 from cnnray import files
+from cnnray.errors import StorageError
 
 MAX_FILE_BYTES = 256 * 1024**2
 REMOTE_THREADS = 16
@@ -45,6 +46,18 @@ def fetch(uri: str) -> tuple[bytes | None, str]:
     if len(data) > MAX_FILE_BYTES:
         return None, f"too_large: the file has more than {MAX_FILE_BYTES} bytes"
     return data, ""
+
+
+def fetch_known(uri: str) -> bytes:
+    """The content of a file that could be read when the run began.
+
+    Raises:
+        StorageError: it no longer can.
+    """
+    data, problem = fetch(uri)
+    if data is None:
+        raise StorageError(f"cannot read {uri}, which was there when the run began: {problem}")
+    return data
 
 
 def _fetch_all(uris: list[str]) -> list[tuple[bytes | None, str]]:

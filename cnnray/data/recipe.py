@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 from cnnray.config import FeaturesConfig
 from cnnray.nn.backbones import Backbone
+from cnnray.nn.spec import BackboneSpec
 from cnnray.ops.seeds import seed_for
 from cnnray.ops.views import ViewMaker
 
@@ -61,17 +62,22 @@ def _digest(recipe: Recipe, plain: bool) -> "hashlib._Hash":
     return hashlib.sha256(json.dumps({**asdict(recipe), "maker": maker}, sort_keys=True).encode())
 
 
-def build_recipe(config: FeaturesConfig, backbone: Backbone, precision: str) -> Recipe:
-    """The recipe of a run: `config` with names resolved to what they mean here."""
-    spec = backbone.spec
-    maker = ViewMaker(
+def build_view_maker(spec: BackboneSpec, augment: str, seed: int, mixup_alpha: float = 0.0) -> ViewMaker:
+    """What makes the views of images for a network; the arguments are those of `ViewMaker`."""
+    return ViewMaker(
         size=spec.input_size,
         resize=spec.resize,
         interpolation=spec.interpolation,
-        augment=config.augment,
-        mixup_alpha=config.mixup_alpha,
-        seed=config.seed,
+        augment=augment,
+        mixup_alpha=mixup_alpha,
+        seed=seed,
     )
+
+
+def build_recipe(config: FeaturesConfig, backbone: Backbone, precision: str) -> Recipe:
+    """The recipe of a run: `config` with names resolved to what they mean here."""
+    spec = backbone.spec
+    maker = build_view_maker(spec, config.augment, config.seed, config.mixup_alpha)
     return Recipe(
         backbone=backbone.name,
         weights_sha256=backbone.weights_sha256,

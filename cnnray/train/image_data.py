@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from cnnray.config import FinetuneConfig
-from cnnray.data.fetch import fetch
+from cnnray.data.fetch import fetch_known
+from cnnray.data.recipe import build_view_maker
 from cnnray.data.stream import Batch, Stream
-from cnnray.errors import DataError, ImageError, StorageError
+from cnnray.errors import DataError, ImageError
 from cnnray.nn.spec import BackboneSpec
 from cnnray.ops.decode import decode
 from cnnray.ops.mix import cutmix_pair, mixup_pair
@@ -69,9 +70,7 @@ class BatchMaker:
         return {"image": images, "target": self._smoothed(targets, rows), "weight": weights}
 
     def _view(self, item: str, path: str, number: int) -> Tensor:
-        data, problem = fetch(path)
-        if data is None:
-            raise StorageError(f"cannot read {path}, which was there when the run began: {problem}")
+        data = fetch_known(path)
         try:
             return self.views.view(decode(data), item, number)[0]
         except ImageError as error:
@@ -186,13 +185,7 @@ def build_image_data(index: pa.Table, spec: BackboneSpec, config: FinetuneConfig
         np.array(index[name].to_pylist(), dtype=object) for name in ("id", "path", "label", "split")
     )
     division = divide(ids, labels, splits, config, config.seed)
-    views = ViewMaker(
-        size=spec.input_size,
-        resize=spec.resize,
-        interpolation=spec.interpolation,
-        augment=config.augment,
-        seed=config.seed,
-    )
+    views = build_view_maker(spec, config.augment, config.seed)
     count = len(division.train)
     planner = Planner(
         counts=np.full(count, config.views + 1) if config.views else None,

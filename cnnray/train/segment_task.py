@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from cnnray.config import SegmentConfig
 from cnnray.data.feature_store import read_parquet
-from cnnray.data.fetch import fetch
+from cnnray.data.fetch import fetch_known
 from cnnray.data.stream import Batch, Stream
-from cnnray.errors import DataError, ImageError, StorageError
+from cnnray.errors import DataError, ImageError
 from cnnray.nn.segment import PLAIN, SegmentNet, build_segmenter
 from cnnray.ops.augment import interleaved
 from cnnray.ops.decode import decode
@@ -118,7 +118,7 @@ class PairMaker:
 
     def _pair(self, path: str, mask: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         try:
-            return decode(_read(path)), self.space.indices(decode_mask(_read(mask)))
+            return decode(fetch_known(path)), self.space.indices(decode_mask(fetch_known(mask)))
         except ImageError as error:
             raise DataError(f"expected {path} and {mask}, which were good when the run began: {error}") from error
 
@@ -129,13 +129,6 @@ def square(pixels: npt.NDArray[np.uint8], top: int, left: int, size: int, **outs
     more = [(0, size - part.shape[0]), (0, size - part.shape[1]), (0, 0)][: pixels.ndim]
     padded: npt.NDArray[np.uint8] = np.pad(part, more, **outside)  # type: ignore[call-overload]
     return padded
-
-
-def _read(path: str) -> bytes:
-    data, problem = fetch(path)
-    if data is None:
-        raise StorageError(f"cannot read {path}, which was there when the run began: {problem}")
-    return data
 
 
 @dataclass(frozen=True)
