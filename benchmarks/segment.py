@@ -167,8 +167,8 @@ def speed(folder, data, rounds):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--isbi-epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--isbi-epochs", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="keeps the runs; a new folder")
     parser.add_argument("--only", choices=("nuclei", "isbi", "speed"))

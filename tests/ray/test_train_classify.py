@@ -227,7 +227,7 @@ def test_a_killed_driver_is_resumed_by_the_same_command(photos, tmp_path, one_th
 def test_a_users_fault_inside_a_worker_is_raised_as_it_is_and_once(tmp_path):
     config = dataclasses.replace(QUICK, lr=1e38)
     features = write_run(tmp_path / "run", make_table(val_per_class=2))
-    with pytest.raises(DataError, match="expected a finite train_loss, got nan"):
+    with pytest.raises(DataError, match="expected a finite loss, got nan in step"):
         launch(functools.partial(build_parts, features, config), config, str(tmp_path / "state"), "x")
 
 
