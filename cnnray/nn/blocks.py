@@ -68,7 +68,8 @@ class SameConv2d(nn.Conv2d):
         padding = (top, left)
         if padding != (bottom, right):
             input, padding = F.pad(input, (left, right, top, bottom)), (0, 0)
-        if kernel > 3 and self.groups > 1 and self.weight.requires_grad and torch.is_autocast_enabled("cpu"):
+        depthwise = self.groups == self.in_channels == self.out_channels
+        if depthwise and kernel > 3 and self.weight.requires_grad and torch.is_autocast_enabled("cpu"):
             return DepthwiseInBfloat16.convolve(input, self.weight, stride, padding)
         return F.conv2d(input, self.weight, None, self.stride, padding, 1, self.groups)
 

@@ -18,6 +18,7 @@ from cnnray.nn.blocks import (
     Inception,
     InvertedResidual,
     ResidualBlock,
+    SameConv2d,
     SqueezeExcite,
     Style,
 )
@@ -105,3 +106,21 @@ def test_the_bottleneck_of_an_inception_module_saves_nine_tenths_of_its_5x5_bran
 def test_both_styles_give_ceil_of_size_over_stride(size, stride):
     for style in (PYTORCH, TENSORFLOW):
         assert ConvNormAct(3, 5, 3, stride, style=style)(torch.zeros(1, 3, size, size)).shape[2] == -(-size // stride)
+
+
+@pytest.mark.parametrize(("size", "stride", "first"), [(9, 1, False), (9, 2, False), (8, 2, False), (8, 1, True)])
+def test_wide_depthwise_convolutions_under_autocast_have_the_gradients_of_float32(size, stride, first):
+    """To what bfloat16 rounds; `first`: the layers below are frozen and nobody asks for the input's gradient."""
+    conv, x = SameConv2d(6, 6, 5, stride, groups=6), torch.randn(4, 6, size, size)
+    found = []
+    for autocast in (False, True):
+        leaf = x.clone().requires_grad_(not first)
+        conv.weight.grad = None
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y = conv(leaf)
+        assert y.dtype == (torch.bfloat16 if autocast else torch.float32)
+        assert not autocast or "DepthwiseInBfloat16" in type(y.grad_fn).__name__
+        (y.float() * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+        found.append([y.float(), conv.weight.grad] + ([] if first else [leaf.grad]))
+    for exact, rounded in zip(*found, strict=True):
+        torch.testing.assert_close(rounded, exact, rtol=0, atol=0.02 * exact.abs().max().item())
