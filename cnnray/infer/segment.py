@@ -16,6 +16,7 @@ from torch import Tensor
 from cnnray.errors import CheckpointError, ImageError, OptionError, UnknownNameError
 from cnnray.nn.checkpoint import Card, load_checkpoint, load_into
 from cnnray.nn.device import choose_device, native_precision, num_cores
+from cnnray.nn.fold import fold_batch_norms
 from cnnray.nn.segment import SegmentNet, build_segmenter
 from cnnray.ops.decode import decode
 from cnnray.ops.overlay import mask_png
@@ -45,7 +46,7 @@ class Segmenter:
     """A U-Net; safe to call from several threads at once.
 
     Args:
-        net: images_NCHW uint8 to logits [N, K, H, W].
+        net: images_NCHW uint8 to logits [N, K, H, W]; changed, its batch norms are folded.
         card: the checkpoint's.
         device, precision, threads: as in `load`.
     """
@@ -58,7 +59,8 @@ class Segmenter:
         self.precision = native_precision(self.device) if precision == "auto" else precision
         count = 1 if self.device.type == "cuda" else threads or num_cores()
         self._pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
-        self._net = net.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
+        fold_batch_norms(net.eval().requires_grad_(False))
+        self._net = net.to(self.device).to(memory_format=torch.channels_last)
 
     @classmethod
     def load(cls, uri: str, *, device: str = "auto", precision: str = "auto", threads: int = 0) -> Self:

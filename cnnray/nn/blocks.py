@@ -68,10 +68,10 @@ class SameConv2d(nn.Conv2d):
         padding = (top, left)
         if padding != (bottom, right):
             input, padding = F.pad(input, (left, right, top, bottom)), (0, 0)
-        depthwise = self.groups == self.in_channels == self.out_channels
+        depthwise = self.groups == self.in_channels == self.out_channels and self.bias is None
         if depthwise and kernel > 3 and self.weight.requires_grad and torch.is_autocast_enabled("cpu"):
             return DepthwiseInBfloat16.convolve(input, self.weight, stride, padding)
-        return F.conv2d(input, self.weight, None, self.stride, padding, 1, self.groups)
+        return F.conv2d(input, self.weight, self.bias, self.stride, padding, 1, self.groups)
 
 
 class DepthwiseInBfloat16(torch.autograd.Function):

@@ -24,14 +24,15 @@ def lively(network, seed=0):
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("shifts", [True, False])
 @pytest.mark.parametrize("name", [*PLAIN, "googlenet", "inception_v3", "efficientnet_b0"])
-def test_a_folded_network_computes_the_same_and_no_batch_norm_is_left(name):
+def test_a_folded_network_computes_the_same_and_no_batch_norm_is_left(name, shifts):
     torch.manual_seed(0)
     size = SIZE.get(name, 64)
     x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
     lower, _ = lively(build_backbone(name, "none")).split()
     expected = lower(x)
-    fold_batch_norms(lower)
+    fold_batch_norms(lower, shifts)
     assert not [m for m in lower.modules() if isinstance(m, nn.BatchNorm2d)]
     torch.testing.assert_close(lower(x), expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
 
