@@ -17,8 +17,11 @@ rank, store = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
 torch.manual_seed(0)
-shape = {"1": (7, 5), "2": (7, 5, 3, 4)}[sys.argv[3]]
-x, target = torch.randn(shape) * 3 + 100, torch.randn(shape)  # a mean far above the deviation
+shape = {"1": (7, 5), "2": (7, 5, 3, 4), "2 in bfloat16": (7, 5, 8, 8)}[sys.argv[3]]
+dtype, mean, off = (torch.float32, 100, 1e-4) if len(sys.argv[3]) == 1 else (torch.bfloat16, 4, 2e-2)
+x, target = torch.randn(shape) * 3 + mean, torch.randn(shape)  # a mean far above the deviation
+x = x.to(dtype).float()
+last = torch.channels_last if len(shape) == 4 else torch.contiguous_format
 make = nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d
 oracle, ours = make(5, momentum=0.3), make(5, momentum=0.3)
 for norm in (oracle, ours):
@@ -27,13 +30,14 @@ synchronise_norms(ours, 2)
 
 whole = x.clone().requires_grad_()
 (oracle(whole) * target).sum().backward()
-part = x[rank::2].clone().requires_grad_()  # 4 examples and 3
+part = x[rank::2].to(dtype).contiguous(memory_format=last).requires_grad_()  # 4 examples and 3
 result = ours(part)
 (result * target[rank::2]).sum().backward()
 grads = [p.grad.clone() for p in ours.parameters()]
 for grad in grads:
     dist.all_reduce(grad)
-close = lambda a, b: torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+close = lambda a, b: torch.testing.assert_close(a.float(), b, rtol=off, atol=off)
+assert result.dtype == part.grad.dtype == dtype
 close(result, oracle(x)[rank::2])
 close(part.grad, whole.grad[rank::2])
 for grad, parameter in zip(grads, oracle.parameters()):
@@ -43,11 +47,12 @@ again(x)
 close(ours.running_mean, again.running_mean)
 close(ours.running_var, again.running_var)
 assert int(ours.num_batches_tracked) == 1
-close(ours.eval()(part), nn.functional.batch_norm(part, ours.running_mean, ours.running_var, ours.weight, ours.bias))
+stored = (ours.running_mean, ours.running_var, ours.weight, ours.bias)
+close(ours.eval()(part), nn.functional.batch_norm(part.float(), *stored))
 """
 
 
-@pytest.mark.parametrize("axes", ["1", "2"])
+@pytest.mark.parametrize("axes", ["1", "2", "2 in bfloat16"])
 def test_two_processes_normalise_as_one(tmp_path, axes):
     command = [sys.executable, "-W", "ignore", "-c", PROGRAM]
     started = [
