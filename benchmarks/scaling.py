@@ -8,6 +8,8 @@ one each. A step is the median over the epochs after the first. Last line, one J
 
     step_s, images_per_s           by number of workers
     efficiency                     images/s of two workers over twice that of one
+    two_apart                      the same of two processes that train alone and know nothing of each other: what the
+                                   machine's two cores give at best
     gradient_bytes                 that every worker sends around in a step
     allreduce_s                    of so many bytes between two processes by gloo, alone, median
     predicted                      images/s and efficiency of 8 and 64 GPUs by the model in RESULTS.md
@@ -76,6 +78,36 @@ def allreduce_seconds(folder, num_bytes):
     return statistics.median(times)
 
 
+def train_alone(core, start, seconds, steps):
+    """Training steps of the same stages on one core, for so many seconds; nothing is read and nothing exchanged."""
+    os.sched_setaffinity(0, {core})
+    torch.set_num_threads(1)
+    upper = torch.nn.Sequential(*list(build_backbone("efficientnet_lite0").split("")[0])[-UNFREEZE:]).train()
+    images = torch.randn(PER_WORKER, 112, 14, 14).contiguous(memory_format=torch.channels_last)
+    start.wait()
+    count, started = 0, time.monotonic()
+    while time.monotonic() < started + seconds:
+        with torch.autocast("cpu", torch.bfloat16):
+            upper(images).mean().backward()
+        count += 1
+    steps.append(count / (time.monotonic() - started))
+
+
+def two_apart(seconds=20):
+    """Steps/s of two processes over twice those of one, the three in turn on the same cores."""
+    spawn, rates = multiprocessing.get_context("spawn"), []
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    for used in (cores[:1], cores):
+        steps, start = spawn.Manager().list(), spawn.Barrier(len(used))
+        started = [spawn.Process(target=train_alone, args=(core, start, seconds, steps)) for core in used]
+        for process in started:
+            process.start()
+        for process in started:
+            process.join()
+        rates.append(sum(steps))
+    return rates[1] / (2 * rates[0])
+
+
 def predict(gpus, num_bytes):
     """A step is computing plus the part of the exchange that the backward pass does not hide."""
     _, bandwidth, latency = LINKS[gpus]
@@ -108,6 +140,7 @@ def main():
         "step_s": {workers: round(seconds, 4) for workers, seconds in step.items()},
         "images_per_s": {workers: round(value, 1) for workers, value in rate.items()},
         "efficiency": round(rate[2] / (2 * rate[1]), 3),
+        "two_apart": round(two_apart(), 3),
         "gradient_bytes": sent,
         "allreduce_s": round(allreduce_seconds(folder, sent), 4),
         "whole_network_gradient_bytes": whole,
