@@ -1,0 +1,79 @@
+"""`cnnray VERB NOUN`: parses, calls one function, prints.
+
+Options come from flags, then CNNRAY_* environment variables, then the TOML file of --config; they are declared in
+`cnnray.config`. Answers go to stdout (one JSON object with --json), everything else to stderr. Exit codes: 0 done;
+2 wrong input or options; 3 done, but too many bad inputs; 4 storage; 5 service; 130 interrupted.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cyclopts import CycloptsError
+from cyclopts.config import Env, Toml
+
+from cnnray.cli import data, evaluate, features, models, predict, serve, train  # noqa: F401 (they add their commands)
+from cnnray.cli.app import app
+from cnnray.cli.console import say
+from cnnray.errors import CnnrayError, OptionError
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point: run a command line, end with its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(stream=sys.stderr, format="%(message)s")  # warnings of all, progress of our own
+    logging.getLogger("cnnray").setLevel(logging.INFO)
+    # One line per warning: file and line of our own code are no help to a user.
+    warnings.showwarning = lambda message, *rest: say(f"warning: {message}")
+    try:
+        as_json, arguments = _take_flag(arguments, "--json")
+        config_file, arguments = _take_value(arguments, "--config")
+        # Ray writes some of its messages to stdout, which belongs to --json (and to --help, before Ray is there)
+        wanted = {"--help", "-h", "--version"} & set(arguments)
+        with contextlib.nullcontext() if wanted or not arguments else contextlib.redirect_stdout(sys.stderr):
+            answer = _call(arguments, config_file)
+    except CnnrayError as error:
+        say(f"cnnray: {' '.join(str(error).split())}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("interrupted; the same command resumes")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    if as_json and answer is not None:
+        print(json.dumps(answer))
+
+
+def _call(arguments: list[str], config_file: str | None) -> Any:
+    app.config = [Env("CNNRAY_", command=False)]
+    if config_file is not None:
+        if not Path(config_file).is_file():
+            raise OptionError(f"expected a TOML file for --config, but there is none at {config_file}")
+        app.config = [*app.config, Toml(config_file, use_commands_as_keys=False)]
+    try:
+        return app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        raise OptionError(f"{error} (see --help)") from error
+
+
+def _take_flag(arguments: list[str], flag: str) -> tuple[bool, list[str]]:
+    return flag in arguments, [argument for argument in arguments if argument != flag]
+
+
+def _take_value(arguments: list[str], flag: str) -> tuple[str | None, list[str]]:
+    """Take "--flag VALUE" or "--flag=VALUE" out of the arguments."""
+    for at, argument in enumerate(arguments):
+        if argument == flag:
+            if at + 1 == len(arguments):
+                raise OptionError(f"expected a value after {flag}")
+            return arguments[at + 1], arguments[:at] + arguments[at + 2 :]
+        if argument.startswith(f"{flag}="):
+            return argument.removeprefix(f"{flag}="), arguments[:at] + arguments[at + 1 :]
+    return None, arguments

@@ -1,0 +1,85 @@
+"""`cnnray evaluate`: a checkpoint against what is known of images."""
+
+from typing import Annotated, Any
+
+from cnnray.cli.app import Flat, evaluate
+from cnnray.cli.console import say, table
+from cnnray.config import DetectPredictConfig, PredictConfig, SegmentPredictConfig
+
+
+@evaluate.command(name="classify")
+def evaluate_classify(
+    checkpoint: str,
+    source: str,
+    /,
+    *,
+    out: str,
+    config: Annotated[PredictConfig, Flat] = PredictConfig(),  # noqa: B008 (frozen)
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Accuracy and per-class figures of a classifier on labelled images.
+
+    Args:
+        checkpoint: of the classifier.
+        source: labelled images, as for `features build`.
+        out: a folder for predictions, metrics and a report.
+        address: of a Ray cluster; without it a local one is started.
+    """
+    from cnnray.data.predict import evaluate_classify as run
+
+    metrics = run(checkpoint, source, out, config, address=address)
+    say(f"accuracy {metrics['accuracy']:.4f} on {metrics['images']:,} images")
+    return metrics
+
+
+@evaluate.command(name="segment")
+def evaluate_segment(
+    checkpoint: str,
+    source: str,
+    /,
+    *,
+    out: str,
+    config: Annotated[SegmentPredictConfig, Flat] = SegmentPredictConfig(),  # noqa: B008 (frozen)
+    address: str | None = None,
+) -> dict[str, Any]:
+    """IoU and Dice of a segmenter on images with masks.
+
+    Args:
+        checkpoint: of the segmenter.
+        source: images and masks, as for `train segment`.
+        out: a folder for masks, metrics and a report.
+        address: of a Ray cluster; without it a local one is started.
+    """
+    from cnnray.data.predict_segment import evaluate_segment as run
+
+    metrics = run(checkpoint, source, out, config, address=address)
+    table("Classes", metrics["classes"], ["name", "iou", "dice", "pixels"])
+    say(f"foreground IoU {metrics['foreground_iou']:.4f} on {metrics['images']:,} images, report in {out}/report.html")
+    return metrics
+
+
+@evaluate.command(name="detect")
+def evaluate_detect(
+    checkpoint: str,
+    source: str,
+    /,
+    *,
+    out: str,
+    config: Annotated[DetectPredictConfig, Flat] = DetectPredictConfig(),  # noqa: B008 (frozen)
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Average precision of a detector by COCO's rules.
+
+    Args:
+        checkpoint: of the detector, or one of torchvision's names, such as "fcos_resnet50_fpn".
+        source: images with boxes, as for `train detect`.
+        out: a folder for the answers, metrics and a report.
+        address: of a Ray cluster; without it a local one is started.
+    """
+    from cnnray.data.predict_detect import evaluate_detect as run
+
+    metrics = run(checkpoint, source, out, config, address=address)
+    table("Classes", metrics["classes"], ["name", "objects", "ap50", "ap", "recall"])
+    figures = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("map50", "map") if metrics[name] is not None)
+    say(f"{figures} on {metrics['images']:,} images, report in {out}/report.html")
+    return metrics

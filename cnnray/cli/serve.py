@@ -1,0 +1,102 @@
+"""`cnnray serve` and `cnnray query`: the service, and questions to it."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from cnnray.cli.app import Flat, query, serve
+from cnnray.cli.console import say, table
+from cnnray.config import ServeConfig
+from cnnray.errors import CnnrayError
+
+
+@serve.command(name="up")
+def serve_up(
+    *,
+    config: Annotated[ServeConfig, Flat] = ServeConfig(),  # noqa: B008 (frozen)
+    address: str | None = None,
+) -> None:
+    """Start the service and keep it up until interrupted.
+
+    Args:
+        address: of a Ray cluster; without it a local one is started, which ends with this command.
+    """
+    import signal
+
+    from cnnray.serve.app import down, up
+
+    url = up(config, address)
+    say(f"ready at {url}  (API: {url}/docs)  Ctrl-C ends it")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        say("ending")
+    finally:
+        down()
+
+
+@query.command(name="classify")
+def query_classify(
+    images: Annotated[list[Path], Parameter(negative=())],
+    /,
+    *,
+    url: str = "http://127.0.0.1:8000",
+    top_k: int = 5,
+) -> dict[str, Any]:
+    """Classify image files by a running service.
+
+    Args:
+        images: files.
+        url: of the service.
+        top_k: classes to list per image.
+    """
+    from cnnray.client import Client
+
+    with Client(url) as client:
+        answers = client.classify_many(images, top_k=top_k)
+    rows = [_answer_row(path, answer) for path, answer in zip(images, answers, strict=True)]
+    table("Answers", rows, ["image", "label", "probability", "error"])
+    failed = [answer for answer in answers if isinstance(answer, CnnrayError)]
+    if len(failed) == len(answers):
+        raise failed[0]
+    return {"answers": rows}
+
+
+@query.command(name="segment")
+def query_segment(
+    images: Annotated[list[Path], Parameter(negative=())],
+    /,
+    *,
+    out: Path,
+    draw: bool = False,
+    url: str = "http://127.0.0.1:8000",
+) -> dict[str, Any]:
+    """Segment image files by a running service.
+
+    Args:
+        images: files.
+        out: folder for a PNG per image: the value of each pixel's class.
+        draw: the images with their classes in colour instead.
+        url: of the service.
+    """
+    from cnnray import files
+    from cnnray.client import Client
+
+    rows = []
+    with Client(url) as client:
+        for path in images:
+            answer = client.segment(path, draw=draw)
+            files.write_bytes(str(out / f"{path.stem}.png"), answer.content)
+            shares = {part.label: part.share for part in answer.classes}
+            rows.append({"image": str(path), "confidence": answer.confidence, **shares})
+    table("Answers", rows, list(rows[0]))
+    return {"answers": rows}
+
+
+def _answer_row(path: Path, answer: Any) -> dict[str, Any]:
+    if isinstance(answer, CnnrayError):
+        return {"image": str(path), "label": None, "probability": None, "error": str(answer), "top": []}
+    top = [[guess.label, guess.probability] for guess in answer.top]
+    return {"image": str(path), "label": answer.label, "probability": answer.probability, "error": None, "top": top}

@@ -1,0 +1,106 @@
+"""`cnnray train`: each command writes a run folder, and resumes an unfinished one."""
+
+from typing import Annotated, Any
+
+from cnnray.cli.app import Flat, train
+from cnnray.cli.console import say
+from cnnray.config import ClassifyConfig, DetectConfig, FinetuneConfig, SegmentConfig
+
+
+@train.command(name="classify")
+def train_classify(
+    run: str,
+    /,
+    *,
+    out: str,
+    config: Annotated[ClassifyConfig, Flat] = ClassifyConfig(),  # noqa: B008 (frozen)
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Train a classifier head on stored features; the same command resumes.
+
+    Args:
+        run: a finished features run.
+        out: the run folder of the training.
+        address: of a Ray cluster; without it a local one is started.
+    """
+    from cnnray import cluster
+    from cnnray.train.classify import train_classify as launch
+
+    cluster.connect(address)
+    result = launch(run, out, config)
+    say(f"classifier in {out}/checkpoint, report in {out}/report.html")
+    return result
+
+
+@train.command(name="finetune")
+def train_finetune(
+    source: str,
+    /,
+    *,
+    out: str,
+    config: Annotated[FinetuneConfig, Flat] = FinetuneConfig(),  # noqa: B008 (frozen)
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Fine-tune a network's upper stages, or train one from scratch; the same command resumes.
+
+    Args:
+        source: labelled images as for `features build`, or a features run with maps (--pool none): then the stages
+            below its tap are never run.
+        out: the run folder of the training.
+        address: of a Ray cluster; without it a local one is started.
+    """
+    from cnnray.train.finetune import train_finetune as launch
+
+    result = launch(source, out, config, address=address)
+    stages = ", ".join(result["trained_stages"]) or "the head alone"
+    say(f"trained {stages}; accuracy {result['metrics']['accuracy']:.4f}")
+    say(f"classifier in {out}/checkpoint, report in {out}/report.html")
+    return result
+
+
+@train.command(name="segment")
+def train_segment(
+    source: str,
+    /,
+    *,
+    out: str,
+    config: Annotated[SegmentConfig, Flat] = SegmentConfig(),  # noqa: B008 (frozen)
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Train a U-Net on images with masks; the same command resumes.
+
+    Args:
+        source: a folder with images/ and masks/, or a manifest with columns path and mask.
+        out: the run folder of the training.
+        address: of a Ray cluster; without it a local one is started.
+    """
+    from cnnray.train.segment import train_segment as launch
+
+    result = launch(source, out, config, address=address)
+    say(f"foreground IoU {result['metrics']['foreground_iou']:.4f} on {result['counts']['val']:,} images")
+    say(f"segmenter in {out}/checkpoint, report in {out}/report.html")
+    return result
+
+
+@train.command(name="detect")
+def train_detect(
+    source: str,
+    /,
+    *,
+    out: str,
+    config: Annotated[DetectConfig, Flat] = DetectConfig(),  # noqa: B008 (frozen)
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Train a YOLO on images with boxes; the same command resumes.
+
+    Args:
+        source: a COCO file, or a folder in COCO's, Pascal VOC's or YOLO's layout.
+        out: the run folder of the training.
+        address: of a Ray cluster; without it a local one is started.
+    """
+    from cnnray.train.detect import train_detect as launch
+
+    result = launch(source, out, config, address=address)
+    say(f"AP at IoU 0.5: {result['metrics']['map50']:.4f} on {result['counts']['val']:,} images")
+    say(f"detector in {out}/checkpoint, report in {out}/report.html")
+    return result
