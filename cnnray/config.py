@@ -67,21 +67,30 @@ class BackboneConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ManifestConfig:
-    """How a CSV or Parquet manifest is read, and how many bad images are borne.
+class BadConfig:
+    """How much that is bad is borne.
 
     Attributes:
-        path_column, label_column: of the manifest; label_column "" reads images without labels.
         max_bad: largest fraction of images that may be bad: cannot be read or decoded.
     """
 
-    path_column: str = "path"
-    label_column: str = "label"
     max_bad: float = 0.01
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_bad <= 1:
             raise OptionError(f"max_bad is a fraction from 0 to 1, got {self.max_bad}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestConfig(BadConfig):
+    """How a CSV or Parquet manifest is read, and how many bad images are borne.
+
+    Attributes:
+        path_column, label_column: of the manifest; label_column "" reads images without labels.
+    """
+
+    path_column: str = "path"
+    label_column: str = "label"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -399,6 +408,145 @@ class SegmentConfig(TrainConfig, PairsConfig):
             raise OptionError(f"dice and encoder_lr are shares from 0 to 1, got {self.dice} and {self.encoder_lr}")
         if not 0 < self.val_fraction < 1:
             raise OptionError(f"val_fraction is a fraction between 0 and 1, got {self.val_fraction}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxesConfig(BadConfig):
+    """How images with boxes are read.
+
+    Attributes:
+        images: folder of a COCO file's images, where it is neither beside the file nor beside its folder.
+        max_bad: largest fraction of the images, and of the boxes, that may be bad: broken, or left without the other.
+    """
+
+    images: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig(BoxesConfig):
+    """`cnnray data split`.
+
+    Attributes:
+        split: fractions by name.
+        seed: of the division.
+    """
+
+    split: str = "train=0.8,val=0.2"
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """What is asked of a detector.
+
+    Attributes:
+        confidence: least score.
+        overlap: largest IoU of two boxes of one class (of any class where `class_wise` is off).
+        suppression: of repeated boxes: "hard" or "soft", see `cnnray.ops.boxes.suppress`.
+        class_wise: whether boxes suppress only those of their class.
+        slice: images with a longer side are searched whole and in overlapping slices of so many px; 0 does not slice.
+        slice_overlap: share of a slice that its neighbour has too.
+        most: boxes of an image.
+    """
+
+    confidence: float = 0.3
+    overlap: float = 0.5
+    suppression: str = "hard"
+    class_wise: bool = True
+    slice: int = 0
+    slice_overlap: float = 0.2
+    most: int = 300
+
+    def __post_init__(self) -> None:
+        for name in ("confidence", "overlap"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise OptionError(f"{name} must be from 0 to 1, got {getattr(self, name)}")
+        _one_of("suppression", self.suppression, ("hard", "soft"))
+        _at_least("most", self.most, 1)
+        if self.slice and self.slice < 64:
+            raise OptionError(f"slice must be at least 64 px, or 0, got {self.slice}")
+        if not 0 <= self.slice_overlap < 0.9:
+            raise OptionError(f"slice_overlap must be at least 0 and below 0.9, got {self.slice_overlap}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectPredictConfig(PredictConfig, BoxesConfig, SearchConfig):
+    """`cnnray predict detect` and `cnnray evaluate detect`.
+
+    Attributes:
+        weights: of one of torchvision's detectors: "default" (COCO's, downloaded) or a path or URI.
+        confidence: least score; an evaluation takes all answers into account, and shows those.
+        draw: store each image with its boxes as well.
+        draw_worst: images that the report of an evaluation shows.
+    """
+
+    weights: str = "default"
+    draw: bool = False
+    draw_worst: int = 8
+
+    def __post_init__(self) -> None:
+        PredictConfig.__post_init__(self)
+        SearchConfig.__post_init__(self)
+        _at_least("draw_worst", self.draw_worst, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectConfig(TrainConfig, BoxesConfig):
+    """`cnnray train detect`.
+
+    Attributes:
+        backbone: a network that `cnnray models` lists.
+        weights: of it: "default", "none" or a path or URI.
+        freeze: stages of the backbone, counted from the image, that stay as they are; -1 freezes those of stride 4
+            and below in a pre-trained one, and none of one without weights.
+        width: channels of the pyramid and the branches.
+        size: longer side of the images in px, a multiple of 32.
+        backbone_lr: learning rate of a pre-trained backbone, as a share of `lr`.
+        augment: preset: "none", "light", "standard" or "strong".
+        mosaic: share of the training scenes that are made of four pictures.
+        plain_epochs: at the end, without mosaics, as a share of all epochs.
+        val_fraction: of the images, where no split is given.
+        confidence, overlap: least score of what the report shows, and largest IoU of two boxes of one class.
+        draw_worst: validation images that the report shows.
+    """
+
+    backbone: str = "efficientnet_lite0"
+    weights: str = "default"
+    freeze: int = -1
+    width: int = 64
+    size: int = 416
+    backbone_lr: float = 0.5
+    augment: str = "standard"
+    mosaic: float = 0.5
+    plain_epochs: float = 0.2
+    val_fraction: float = 0.2
+    confidence: float = 0.3
+    overlap: float = 0.5
+    draw_worst: int = 8
+    epochs: int = 60
+    batch_size: int = 8
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    clip: float = 10.0
+    ema: float = 0.998
+    monitor: str = "score"
+
+    def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)
+        BoxesConfig.__post_init__(self)
+        _at_least("freeze", self.freeze, -1)
+        _at_least("width", self.width, 8)
+        _at_least("draw_worst", self.draw_worst, 0)
+        if self.size < 32 or self.size % 32:
+            raise OptionError(f"size must be a multiple of 32 px, got {self.size}")
+        for name in ("mosaic", "plain_epochs", "confidence", "overlap"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise OptionError(f"{name} is a fraction from 0 to 1, got {getattr(self, name)}")
+        if not 0 < self.backbone_lr <= 1:
+            raise OptionError(f"backbone_lr must be above 0 and at most 1, got {self.backbone_lr}")
+        if not 0 < self.val_fraction < 1:
+            raise OptionError(f"val_fraction is a fraction between 0 and 1, got {self.val_fraction}")
+        _one_of("augment", self.augment, ("none", "light", "standard", "strong"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,6 +74,41 @@ def confusion_picture(matrix_KK: npt.NDArray[np.int64], classes: Sequence[str], 
     return _png(figure)
 
 
+def precision_recall_picture(curves_KR: npt.NDArray[np.floating], classes: Sequence[str], limit: int = 12) -> bytes:
+    """Precision over recall of every class as a PNG, and their mean in black.
+
+    Args:
+        curves_KR: precision at evenly spaced recalls from 0 to 1; NaN for a class without objects.
+        limit: with more classes only the mean has a name.
+    """
+    figure = Figure(figsize=(7, 4.2), dpi=120, layout="constrained")
+    axes, recall = figure.subplots(), np.linspace(0, 1, curves_KR.shape[1])
+    known = ~np.isnan(curves_KR).all(axis=1)
+    named = known.sum() <= limit
+    for name, curve in zip(np.array(classes)[known], curves_KR[known], strict=True):
+        axes.plot(recall, curve, linewidth=1, alpha=0.9 if named else 0.25, label=name if named else None)
+    if known.any():
+        axes.plot(recall, curves_KR[known].mean(axis=0), color="#1c2733", linewidth=2, label="mean")
+        axes.legend(frameon=False, loc="lower left")
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+def box_size_picture(sizes_N2: npt.NDArray[np.floating]) -> bytes:
+    """Where boxes lie by width and height, as a PNG; both are shares of the image's, on logarithmic axes."""
+    figure = Figure(figsize=(5.4, 4.6), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    if len(sizes_N2):
+        edges = np.geomspace(max(sizes_N2.min() * 0.9, 1e-3), 1.0, 41)
+        counts = axes.hist2d(sizes_N2[:, 0], sizes_N2[:, 1], bins=[edges, edges], cmap="Blues", cmin=1)
+        figure.colorbar(counts[3], ax=axes, shrink=0.7, label="boxes")
+    axes.set(xscale="log", yscale="log", xlabel="width", ylabel="height")
+    axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
 def classification_sections(
     probabilities_NK: npt.NDArray[np.floating],
     labels_N: npt.NDArray[np.integer],

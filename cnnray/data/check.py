@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import ray.data
 
 from cnnray import files
-from cnnray.config import ManifestConfig
+from cnnray.config import BadConfig
 from cnnray.data.feature_store import QUARANTINE, Outputs, quarantine_row, read_quarantine
 from cnnray.data.fetch import fetch
 from cnnray.data.pipelines import quiet_ray_data
@@ -62,7 +62,7 @@ def read_with(decoder: Callable[[bytes], Any], path: str) -> Any:
 
 
 def check_rows(
-    run: RunFolder, index: pa.Table, config: ManifestConfig, look: Look = look_at_image
+    run: RunFolder, index: pa.Table, config: BadConfig, look: Look = look_at_image
 ) -> tuple[pa.Table, dict[str, Facts]]:
     """Look at every row of `index`, on all CPUs of the cluster.
 
@@ -82,7 +82,7 @@ def check_rows(
     marker = run.path(CHECKED)
     if not files.exists(marker):
         files.remove(run.path(QUARANTINE))
-        facts, bad = _look_at_all(index, look)
+        facts, bad = look_at_all(index, look)
         Outputs(run.uri).quarantine(bad)
         files.write_json(marker, facts)
     found = read_quarantine(run.uri)
@@ -97,8 +97,12 @@ def check_rows(
     return good, files.read_json(marker)
 
 
-def _look_at_all(index: pa.Table, look: Look) -> tuple[dict[str, Facts], list[dict[str, Any]]]:
-    """Facts of the good rows by id, where there are any, and quarantine entries of the bad ones."""
+def look_at_all(index: pa.Table, look: Look) -> tuple[dict[str, Facts], list[dict[str, Any]]]:
+    """Look at every row, on all CPUs of the cluster.
+
+    Returns:
+        facts of the good rows by id, where there are any, and quarantine entries of the bad ones.
+    """
     quiet_ray_data()
     units = [index.slice(at, UNIT_ROWS).combine_chunks() for at in range(0, index.num_rows, UNIT_ROWS)]
     dataset = ray.data.from_blocks(units).map_batches(

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 from cnnray import __version__, files
-from cnnray.config import ManifestConfig, to_toml
+from cnnray.config import BadConfig, to_toml
 from cnnray.errors import QuarantineError, RunFolderError
 
 # Settings that may differ between a killed run and the command that resumes it: they change no content.
@@ -114,7 +114,7 @@ def read_manifest(uri: str) -> dict[str, Any]:
     return manifest
 
 
-def refuse_bad(uri: str, manifest: dict[str, Any], config: ManifestConfig) -> None:
+def refuse_bad(uri: str, manifest: dict[str, Any], config: BadConfig) -> None:
     """Say of a finished run that too many of its inputs were bad.
 
     Raises:

@@ -110,7 +110,20 @@ def decode_values(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.in
     return values
 
 
-def _read(data: bytes, max_pixels: int, read: Callable[[ImageFile, bytes], NDArray[Any]]) -> NDArray[Any]:
+def image_size(data: bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Height and width in px of what `decode` would give, from the header where that tells it.
+
+    Args:
+        data, max_pixels: as for `decode`.
+
+    Raises:
+        ImageError: as `decode`, as far as it shows without decoding the pixels.
+    """
+    size: tuple[int, int] = _read(data, max_pixels, _size)
+    return size
+
+
+def _read(data: bytes, max_pixels: int, read: Callable[[ImageFile, bytes], Any]) -> Any:
     if not isinstance(data, bytes):
         raise TypeError(f"expected bytes, got {type(data).__name__}")
     if not data:
@@ -174,6 +187,13 @@ def _values(image: ImageFile, data: bytes) -> NDArray[np.int32]:
     if values.ndim != 2 or values.dtype.kind == "f":
         raise ImageError("unsupported_format", f"expected a mask of whole numbers, got an image of mode {image.mode}")
     return orient(values.astype(np.int32), exif_orientation(image))
+
+
+def _size(image: ImageFile, data: bytes) -> tuple[int, int]:
+    if image.format in ("PNG", "TIFF"):  # their orientation may stand behind the pixels
+        image.load()
+    width, height = image.size
+    return (height, width) if exif_orientation(image) < 5 else (width, height)
 
 
 def _fast_jpeg(image: ImageFile, data: bytes) -> NDArray[np.uint8] | None:

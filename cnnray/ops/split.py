@@ -75,3 +75,45 @@ def _cuts(count: int, fractions: Sequence[float]) -> list[int]:
             sizes[need] = 1
     sizes[0] = max(1, count - sizes[1:].sum())
     return [int(cut) for cut in np.minimum(np.cumsum(sizes)[:-1], count)]
+
+
+def split_label_sets(
+    ids: Sequence[str], label_sets: Sequence[Sequence[int]], fractions: Mapping[str, float], seed: int
+) -> npt.NDArray[np.object_]:
+    """The split name of every item that has any number of labels, so that each label is divided by `fractions`.
+
+    The rarest label that is left goes first; each of its items goes where most of that label is still wanted.
+    Sechidis et al. 2011, On the Stratification of Multi-Label Data, algorithm 1. An item's place depends on the ids,
+    labels and seed alone, not on the order given.
+
+    Args:
+        ids: unique names of the n items.
+        label_sets: of each item; a label that comes more than once counts so often.
+        fractions: name -> fraction, summing to 1.
+        seed: of the assignment.
+
+    Returns:
+        [n] array of str.
+    """
+    order = sorted(range(len(ids)), key=lambda row: hashlib.blake2b(f"{ids[row]}|{seed}".encode()).digest())
+    names, shares = list(fractions), np.array(list(fractions.values()))
+    num_labels = max((max(labels) for labels in label_sets if labels), default=-1) + 1
+    counts = np.zeros((len(ids), num_labels), np.int64)
+    for row, labels in enumerate(label_sets):
+        np.add.at(counts[row], labels, 1)
+    wanted, wanted_items = shares[:, None] * counts.sum(0), shares * len(ids)
+    result = np.empty(len(ids), dtype=object)
+    left = list(order)
+    while left:
+        holders = (counts[left] > 0).sum(0)
+        rarest = int(np.argmin(np.where(holders > 0, holders, len(ids) + 1))) if num_labels else -1
+        chosen = [row for row in left if counts[row, rarest]] if num_labels and holders[rarest] else left
+        for row in chosen:
+            need = wanted[:, rarest] if chosen is not left else wanted_items
+            place = max(range(len(names)), key=lambda at: (need[at], wanted_items[at], -at))
+            result[row] = names[place]
+            wanted[place] -= counts[row]
+            wanted_items[place] -= 1
+        taken = set(chosen)
+        left = [row for row in left if row not in taken]
+    return result
