@@ -82,12 +82,13 @@ class BackboneEncoder(nn.Module):
 
     Attributes:
         channels: of its outputs, full resolution first.
+        strides: of its outputs, px from one place to the next; 0 where borders without padding make it no whole number.
     """
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         shapes: list[tuple[int, ...]] = []
-        size = backbone.spec.input_size
+        size = 32 * -(-backbone.spec.input_size // 32)  # halved five times without a rest
         for tap in backbone.taps[:-1]:
             shape = output_shape(backbone.split(tap)[0], 3, size, size)
             if len(shape) == 3 and min(shape[1:]) > 1:
@@ -99,6 +100,7 @@ class BackboneEncoder(nn.Module):
         # a stage is a bridge where the next one is smaller; the last stage is the bottom
         self.kept = tuple(n for n, side in enumerate(sides) if n + 1 == len(sides) or sides[n + 1] < side)
         self.channels = (3, *(shapes[number][0] for number in self.kept))
+        self.strides = (1, *(_stride(size, sides[number]) for number in self.kept))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """The picture and the kept maps, full resolution first."""
@@ -108,6 +110,11 @@ class BackboneEncoder(nn.Module):
             if number in self.kept:
                 maps.append(x)
         return maps
+
+
+def _stride(size: int, side: int) -> int:
+    stride = round(size / side)
+    return stride if -(-size // stride) == side else 0
 
 
 class SegmentNet(nn.Module):

@@ -1,0 +1,220 @@
+"""A trained detector from its checkpoint, or torchvision's by name: encoded images in, boxes out.
+
+On CPUs every core works on pictures of its own, as in `cnnray.infer.classify`; on a GPU one after the other.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cnnray.config import SearchConfig
+from cnnray.errors import CheckpointError, ImageError, OptionError, UnknownNameError
+from cnnray.nn.checkpoint import Card, load_checkpoint, load_into
+from cnnray.nn.detect import MULTIPLE, DetectNet, build_detect_net
+from cnnray.nn.device import choose_device, native_precision, num_cores
+from cnnray.nn.fold import fold_batch_norms
+from cnnray.nn.torchvision_detectors import (
+    DETECTORS,
+    TorchvisionDetector,
+    build_torchvision_detector,
+    coco_classes,
+)
+from cnnray.nn.weights import content_sha256
+from cnnray.ops.decode import decode
+from cnnray.ops.detections import Found, pick
+from cnnray.ops.letterbox import Letterbox
+from cnnray.ops.slices import merge_slices, plan_slices
+
+TASK = "detect"
+_DEFAULT = SearchConfig()
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The objects in one image, best first.
+
+    Attributes:
+        height, width: of the image in px.
+        boxes_N4: float32 xyxy px inside of the image.
+        scores_N: float32 in [0, 1].
+        labels_N: int64, places in the detector's classes.
+    """
+
+    height: int
+    width: int
+    boxes_N4: NDArray[np.float32]
+    scores_N: NDArray[np.float32]
+    labels_N: NDArray[np.int64]
+
+
+class Detector:
+    """Finds objects; safe to call from several threads at once.
+
+    Args:
+        net: changed, its batch norms are folded.
+        card: the checkpoint's.
+        device, precision, threads: as in `load`.
+    """
+
+    def __init__(
+        self,
+        net: DetectNet | TorchvisionDetector,
+        card: Card,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        threads: int = 0,
+    ) -> None:
+        self.card = card
+        self.device = choose_device(device)
+        own = isinstance(net, DetectNet)
+        wanted = native_precision(self.device) if precision == "auto" else precision
+        self.precision = wanted if own else "float32"  # torchvision's own steps are not made for less
+        self._threads = 1 if self.device.type == "cuda" else threads or num_cores()
+        self._pool = ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,))
+        net.eval().requires_grad_(False)
+        if isinstance(net, TorchvisionDetector):
+            net.answer_all()
+        else:
+            fold_batch_norms(net)
+        self._net = net.to(self.device).to(memory_format=torch.channels_last)
+
+    @classmethod
+    def load(
+        cls, uri: str, *, weights: str = "default", device: str = "auto", precision: str = "auto", threads: int = 0
+    ) -> Self:
+        """The detector of a checkpoint, which needs nothing else, or one of torchvision's.
+
+        Args:
+            uri: the checkpoint's folder, or a name that `cnnray.nn.torchvision_detectors` lists.
+            weights: of a name: "default" (COCO's, downloaded) or path or URI of a state dict for COCO's classes.
+            device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
+            precision: "float32", "bfloat16", or "auto" (bfloat16 where the hardware multiplies it natively).
+            threads: cores to use; 0 is all that the process may use.
+
+        Raises:
+            CheckpointError: absent, cut short, changed, of another task, or of an architecture that does not fit.
+            OptionError: a device that is not there.
+            StorageError: the download failed.
+        """
+        net, card = _published(uri, weights) if uri in DETECTORS else _trained(uri)
+        return cls(net, card, device=device, precision=precision, threads=threads)
+
+    @property
+    def name(self) -> str:
+        """Network and first digits of the weights' hash: changes when the weights do."""
+        arch = self.card.arch
+        return f"{arch.get('network') or 'yolo_' + arch['backbone']}@{self.card.weights_sha256[:12]}"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, by number."""
+        return tuple(self.card.classes)
+
+    def describe(self) -> dict[str, Any]:
+        """What a user of the model wants to know, see `Classifier.describe`."""
+        return {
+            "name": self.name,
+            "task": self.card.task,
+            "classes": len(self.card.classes),
+            "input_size": self.card.input.get("size", 0),
+            "weights_sha256": self.card.weights_sha256,
+            "backbone": self.card.arch.get("network") or self.card.arch["backbone"],
+            "metrics": self.card.metrics,
+        }
+
+    def predict(
+        self,
+        images: Sequence[bytes | NDArray[np.uint8]],
+        search: SearchConfig | Sequence[SearchConfig] = _DEFAULT,
+    ) -> list[Detections | ImageError]:
+        """Find objects.
+
+        Args:
+            images: encoded files, or decoded uint8 RGB [H, W, 3].
+            search: what is asked of all images, or of each.
+
+        Returns:
+            One entry per image, in their order. A bad image has its error there and changes no other's answer.
+
+        Raises:
+            OptionError: an array of another shape or type.
+        """
+        searches = [search] * len(images) if isinstance(search, SearchConfig) else list(search)
+        return list(self._pool.map(self._answer, images, searches))
+
+    def self_test(self) -> None:
+        """Search a grey image, to see that the whole way works.
+
+        Raises:
+            CheckpointError: the answers are no finite boxes, so the weights are damaged.
+        """
+        (answer,) = self.predict([np.full((64, 64, 3), 128, np.uint8)], SearchConfig(confidence=0.0, most=10))
+        fine = isinstance(answer, Detections) and bool(np.isfinite(answer.boxes_N4).all())
+        if not fine or (isinstance(self._net, DetectNet) and not len(answer.scores_N)):  # type: ignore[union-attr]
+            raise CheckpointError(f"{self.name} failed its self-test: the answer for a grey image is {answer}")
+
+    def _answer(self, image: bytes | NDArray[np.uint8], search: SearchConfig) -> Detections | ImageError:
+        if isinstance(image, bytes):
+            try:
+                image = decode(image)
+            except ImageError as error:
+                return error
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise OptionError(f"expected uint8 images [H, W, 3], got {image.dtype} {list(image.shape)}")
+        height, width = image.shape[:2]
+        whole = (0, 0, height, width)
+        found = self._search(image, search)
+        if search.slice and max(height, width) > search.slice:
+            places = plan_slices(height, width, search.slice, search.slice_overlap)
+            parts = [(p, self._search(image[p[0] : p[2], p[1] : p[3]], search)) for p in places]
+            found = merge_slices([(whole, found), *parts], height, width, search.overlap)
+            found = Found(*(part[: search.most] for part in found))
+        return Detections(height, width, *(part.numpy() for part in found))
+
+    def _search(self, image: NDArray[np.uint8], search: SearchConfig) -> Found:
+        options = (search.confidence, search.overlap, search.suppression, search.class_wise, search.most)
+        with torch.inference_mode():  # belongs to the thread, so it is set here and not once
+            if isinstance(self._net, TorchvisionDetector):
+                pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).to(self.device)
+                (own,) = self._net.find([pixels], search.confidence)
+                scores = torch.zeros(len(own.scores_N), len(self.classes))
+                scores[torch.arange(len(scores)), own.labels_N] = own.scores_N
+                return pick(scores, own.boxes_N4, *options)
+            letterbox = Letterbox.fit(image.shape[0], image.shape[1], self.card.input["size"], MULTIPLE)
+            batch = letterbox.apply(image)[None].to(self.device)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                answers = self._net(batch)
+            found = pick(answers.logits_NAK[0].sigmoid().cpu(), answers.boxes_NA4[0].cpu(), *options)
+            return found._replace(boxes_N4=letterbox.back(found.boxes_N4))
+
+
+def _trained(uri: str) -> tuple[DetectNet | TorchvisionDetector, Card]:
+    tensors, card = load_checkpoint(uri, TASK)
+    named = "network" in card.arch
+    wanted = () if named else (("backbone", card.arch), ("width", card.arch), ("size", card.input))
+    missing = [key for key, place in wanted if key not in place]
+    if missing or not card.classes:
+        raise CheckpointError(f"the card of {uri} lacks {', '.join(missing) or 'classes'}")
+    net: DetectNet | TorchvisionDetector
+    try:
+        if named:
+            net = build_torchvision_detector(card.arch["network"], len(card.classes), "none")
+        else:
+            net = build_detect_net(card.arch, len(card.classes))
+    except (UnknownNameError, OptionError) as error:
+        raise CheckpointError(f"{uri} was made by another version of cnnray: {error}") from error
+    load_into(net, tensors, uri)
+    return net, card
+
+
+def _published(name: str, weights: str) -> tuple[TorchvisionDetector, Card]:
+    classes = coco_classes(name)
+    net = build_torchvision_detector(name, len(classes), weights)
+    card = Card(task=TASK, arch={"network": name}, classes=classes)
+    return net, replace(card, weights_sha256=content_sha256(net.state_dict()))

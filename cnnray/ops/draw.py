@@ -1,0 +1,64 @@
+"""Boxes drawn on pictures, with labels."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from cnnray.ops.overlay import palette
+
+TRUTH = (255, 255, 255)
+
+
+def class_colours(num_classes: int) -> list[tuple[int, ...]]:
+    """A colour for each class, that people with any colour vision can tell from its neighbours."""
+    return [tuple(int(part) for part in row) for row in palette(num_classes + 1)[1:]]
+
+
+def draw_boxes(
+    image_HWC: NDArray[np.uint8],
+    boxes_N4: NDArray[np.floating],
+    labels_N: NDArray[np.integer],
+    names: Sequence[str],
+    scores_N: NDArray[np.floating] | None = None,
+    truth_M4: NDArray[np.floating] | None = None,
+) -> NDArray[np.uint8]:
+    """A copy of the picture with a frame in its class's colour around each box, its name and score above.
+
+    Args:
+        image_HWC: uint8 RGB.
+        boxes_N4: xyxy px.
+        labels_N: class numbers, places in `names`.
+        scores_N: in [0, 1]; None writes none.
+        truth_M4: boxes to be drawn thinly in white under the others.
+    """
+    picture = Image.fromarray(image_HWC)
+    pen = ImageDraw.Draw(picture)
+    side = max(picture.size)
+    thick, height = max(1, round(side / 300)), max(10, round(side / 45))
+    font, colours = ImageFont.load_default(height), class_colours(len(names))
+    for box in truth_M4 if truth_M4 is not None else ():
+        pen.rectangle(_ordered(box), outline=TRUTH, width=thick)
+    for at in range(len(boxes_N4))[::-1]:  # the best is drawn last
+        colour = colours[int(labels_N[at])]
+        x1, y1, x2, y2 = _ordered(boxes_N4[at])
+        pen.rectangle((x1, y1, x2, y2), outline=colour, width=thick)
+        text = names[int(labels_N[at])] + (f" {scores_N[at]:.2f}" if scores_N is not None else "")
+        left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+        tall = bottom - top + 4
+        y = y1 - tall if y1 >= tall else y1
+        pen.rectangle((x1, y, x1 + right - left + 4, y + tall), fill=colour)
+        pen.text((x1 + 2 - left, y + 2 - top), text, font=font, fill=_readable(colour))
+    return np.asarray(picture)
+
+
+def _ordered(box: NDArray[np.floating]) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = (float(value) for value in box)
+    return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
+
+
+def _readable(colour: tuple[int, ...]) -> tuple[int, int, int]:
+    """Black on light colours, white on dark ones."""
+    light = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+    return (0, 0, 0) if light > 140 else (255, 255, 255)
