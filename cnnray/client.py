@@ -89,6 +89,33 @@ class Segmentation:
 
 
 @dataclass(frozen=True)
+class Object:
+    """One object in an image: its class, its score in [0, 1], and (left, top, right, bottom) in px."""
+
+    label: str
+    score: float
+    box: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Detection:
+    """The objects in one image, best first.
+
+    Attributes:
+        model: name of the model that answered.
+        height, width: of the image in px.
+        objects: of the image.
+        request_id: under which the service logged the request.
+    """
+
+    model: str
+    height: int
+    width: int
+    objects: tuple[Object, ...]
+    request_id: str
+
+
+@dataclass(frozen=True)
 class Model:
     """One model behind the service; `classes` is their number, `input_size` the side in pixels of what it sees."""
 
@@ -168,6 +195,40 @@ class Client:
 
         with ThreadPoolExecutor(concurrency) as pool:
             return list(pool.map(one, images))
+
+    def detect(self, image: Image, **search: Any) -> Detection:
+        """The objects in one image.
+
+        Args:
+            image: the encoded file's bytes, or its path.
+            search: confidence, overlap, suppression, most, slice: see `cnnray.config.SearchConfig`.
+
+        Raises:
+            StorageError: the file cannot be read.
+            ServiceError: as `classify`.
+        """
+        body = self._call("POST", "/v1/detect", content=_content(image), params=search, headers=_OCTETS)
+        (found,) = body.get("images") or [{}]
+        return _detection(found, body)
+
+    def detect_many(self, images: Sequence[Image], **search: Any) -> list[Detection | ServiceError]:
+        """The objects in up to 16 images, which travel in one request.
+
+        Returns:
+            As many as came, in their order; a bad image has its error in its place.
+
+        Raises:
+            StorageError: a file cannot be read.
+            ServiceError: the service refused the whole, or did not answer.
+        """
+        parts = [("file", (f"{number}", _content(image))) for number, image in enumerate(images)]
+        body = self._call("POST", "/v1/detect", files=parts, params=search)
+        return [_fault(part, body) if part.get("error") else _detection(part, body) for part in body.get("images", [])]
+
+    def draw_objects(self, image: Image, **search: Any) -> bytes:
+        """One image with the boxes of its objects, as a PNG; else as `detect`."""
+        params = {**search, "draw": True}
+        return self._retried("POST", "/v1/detect", content=_content(image), params=params, headers=_OCTETS).content
 
     def segment(self, image: Image, *, draw: bool = False) -> Segmentation:
         """The class of every pixel of one image.
@@ -274,6 +335,16 @@ class _Passing(ServiceError):
     """A fault that another attempt may not meet."""
 
     retry_after = 0.0
+
+
+def _detection(part: dict[str, Any], body: dict[str, Any]) -> Detection:
+    objects = tuple(_read(Object, {**row, "box": tuple(row.get("box", ()))}) for row in part.get("objects", []))
+    return _read(Detection, {**body, **part, "objects": objects})
+
+
+def _fault(part: dict[str, Any], body: dict[str, Any]) -> ServiceError:
+    error = part["error"]
+    return ServiceError(error["detail"], code=error["code"], status=422, request_id=body.get("request_id", ""))
 
 
 def _content(image: Image) -> bytes:

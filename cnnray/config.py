@@ -523,12 +523,12 @@ class DetectConfig(TrainConfig, BoxesConfig):
     confidence: float = 0.3
     overlap: float = 0.5
     draw_worst: int = 8
-    epochs: int = 60
+    epochs: int = 40
     batch_size: int = 8
-    lr: float = 1e-3
+    lr: float = 2e-3
     weight_decay: float = 0.05
     clip: float = 10.0
-    ema: float = 0.998
+    ema: float = 0.995
     monitor: str = "score"
 
     def __post_init__(self) -> None:
@@ -555,6 +555,7 @@ class ServeConfig:
 
     Attributes:
         classifier: checkpoint folder of the classifier; "" leaves /v1/classify out.
+        detector: checkpoint folder of the detector, or one of torchvision's names; "" leaves /v1/detect out.
         segmenter: checkpoint folder of the segmenter; "" leaves /v1/segment out.
         host, port: where HTTP listens; port 0 takes a free one.
         allow_unauthenticated: the service has no login, so a host that other machines can reach is refused unless this
@@ -568,6 +569,7 @@ class ServeConfig:
     """
 
     classifier: str = ""
+    detector: str = ""
     segmenter: str = ""
     host: str = "127.0.0.1"
     port: int = 8000

@@ -95,6 +95,44 @@ def query_segment(
     return {"answers": rows}
 
 
+@query.command(name="detect")
+def query_detect(
+    images: Annotated[list[Path], Parameter(negative=())],
+    /,
+    *,
+    out: Path | None = None,
+    confidence: float = 0.3,
+    overlap: float = 0.5,
+    slice: int = 0,
+    url: str = "http://127.0.0.1:8000",
+) -> dict[str, Any]:
+    """Find the objects in image files by a running service.
+
+    Args:
+        images: files.
+        out: folder for a PNG per image with its boxes.
+        confidence: least score.
+        overlap: largest IoU of two boxes of one class.
+        slice: side in px of the slices in which large images are searched as well; 0 does not slice.
+        url: of the service.
+    """
+    from cnnray import files
+    from cnnray.client import Client
+
+    search, answers, rows = {"confidence": confidence, "overlap": overlap, "slice": slice}, [], []
+    with Client(url) as client:
+        for path in images:
+            found = client.detect(path, **search)
+            if out is not None:
+                files.write_bytes(str(out / f"{path.stem}.png"), client.draw_objects(path, **search))
+            objects = [{"label": o.label, "score": o.score, "box": list(o.box)} for o in found.objects]
+            answers.append({"image": str(path), "height": found.height, "width": found.width, "objects": objects})
+            best = ", ".join(f"{o.label} {o.score:.2f}" for o in found.objects[:4])
+            rows.append({"image": str(path), "objects": len(objects), "best": best})
+    table("Answers", rows, ["image", "objects", "best"])
+    return {"answers": answers}
+
+
 def _answer_row(path: Path, answer: Any) -> dict[str, Any]:
     if isinstance(answer, CnnrayError):
         return {"image": str(path), "label": None, "probability": None, "error": str(answer), "top": []}

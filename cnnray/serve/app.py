@@ -22,8 +22,9 @@ from cnnray.cluster import connect
 from cnnray.config import ServeConfig
 from cnnray.errors import OptionError, ServiceError
 from cnnray.infer.classify import Classifier
+from cnnray.infer.detect import Detector
 from cnnray.infer.segment import Segmenter
-from cnnray.serve import classify, segment
+from cnnray.serve import classify, detect, segment
 from cnnray.serve.ingress import Ingress, max_in_flight
 from cnnray.serve.replica import deploy
 
@@ -45,10 +46,12 @@ def build(args: ServeConfig | Mapping[str, Any]) -> serve.Application:
     models = {}
     if config.classifier:
         models[classify.NAME] = deploy(classify.Classifier, config)
+    if config.detector:
+        models[detect.NAME] = deploy(detect.Detector, config)
     if config.segmenter:
         models[segment.NAME] = deploy(segment.Segmenter, config)
     if not models:
-        raise OptionError("the service has no model: expected a checkpoint folder as option classifier or segmenter")
+        raise OptionError("the service has no model: expected a checkpoint as option classifier, detector or segmenter")
     ingress = serve.deployment(
         name="Ingress",
         num_replicas=config.replicas,
@@ -98,7 +101,8 @@ def up(config: ServeConfig, address: str | None = None) -> str:
     if local or config.port == 0:
         config = dataclasses.replace(config, port=_claim_port(config))
     app = build(config)
-    for load, checkpoint in ((Classifier.load, config.classifier), (Segmenter.load, config.segmenter)):
+    given = ((Classifier.load, config.classifier), (Detector.load, config.detector), (Segmenter.load, config.segmenter))
+    for load, checkpoint in given:
         if checkpoint:
             load(checkpoint, device="cpu")  # a bad checkpoint is told here, not by a replica's log
     connect(address)
@@ -176,7 +180,7 @@ def _check_fits(config: ServeConfig) -> None:
     """Each replica reserves a core or a GPU; Serve would wait for ever for one that is not there."""
     kind = "GPU" if config.gpu else "CPU"
     has = int(ray.cluster_resources().get(kind, 0))
-    wanted = config.replicas * (bool(config.classifier) + bool(config.segmenter))
+    wanted = config.replicas * sum(map(bool, (config.classifier, config.detector, config.segmenter)))
     if wanted > has:
         raise OptionError(f"{wanted} replicas need as many {kind}s, but this machine has {has}")
 

@@ -12,13 +12,13 @@ from starlette.types import ASGIApp
 
 from cnnray import __version__
 from cnnray.config import ServeConfig
-from cnnray.serve import classify, segment
+from cnnray.serve import classify, detect, segment
 from cnnray.serve.guard import Guard
 from cnnray.serve.problems import HANDLERS, PROBLEM_JSON, RETRY_SOON, Refusal
 from cnnray.serve.schemas import ModelInfo, Models, Problem, Status
 
 SELF_TEST_SECONDS = 5.0
-ROUTERS = {classify.NAME: classify.router, segment.NAME: segment.router}
+ROUTERS = {part.NAME: part.router for part in (classify, detect, segment)}
 
 router = APIRouter()
 

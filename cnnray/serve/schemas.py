@@ -64,13 +64,47 @@ class Segmentation(BaseModel):
     request_id: str
 
 
+class Object(BaseModel):
+    """One object in an image."""
+
+    label: str
+    score: float = Field(description="in [0, 1]")
+    box: list[float] = Field(description="left, top, right and bottom in px of the upright image")
+
+
+class Fault(BaseModel):
+    """Why one of several images has no answer; code as in Problem."""
+
+    code: str
+    detail: str
+
+
+class Searched(BaseModel):
+    """One image of a request: its objects, best first, or its error."""
+
+    height: int = Field(default=0, description="in pixels, upright")
+    width: int = 0
+    objects: list[Object] = []
+    error: Fault | None = None
+
+
+class Detections(BaseModel):
+    """The answer of /v1/detect."""
+
+    model: str = Field(description="name of the model that answered, as /v1/models lists it")
+    images: list[Searched] = Field(description="one for each image of the request, in their order")
+    batch_size: int = Field(description="images that shared a batch")
+    timings: Timings
+    request_id: str
+
+
 class ModelInfo(BaseModel):
     """One model behind the service."""
 
     name: str = Field(description="backbone and first digits of the weights' sha256; changes when the weights do")
     task: str
     classes: int = Field(description="number of classes")
-    input_size: int = Field(description="side in pixels of the square image that the network sees")
+    input_size: int = Field(description="side in pixels of the image that the network sees; 0: any")
     weights_sha256: str
     backbone: str
     metrics: dict[str, Any] = Field(description="figures measured when the model was trained")

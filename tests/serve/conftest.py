@@ -17,6 +17,7 @@ from cnnray.client import Client
 from cnnray.config import ServeConfig
 from cnnray.serve.app import down, up
 from tests.classifiers import save_classifier
+from tests.detectors import save_detector
 from tests.segmenters import save_segmenter
 
 
@@ -43,6 +44,12 @@ def segmenter(tmp_path_factory):
 
 
 @pytest.fixture(scope="package")
+def detector(tmp_path_factory):
+    """Folder of a self-contained detector."""
+    return save_detector(tmp_path_factory.mktemp("detector"))
+
+
+@pytest.fixture(scope="package")
 def cluster():
     """A small Ray cluster of this process's own."""
     with warnings.catch_warnings(action="ignore"):
@@ -59,9 +66,10 @@ def cluster():
 
 
 @pytest.fixture(scope="package")
-def service(cluster, checkpoint, segmenter, tmp_path_factory):
+def service(cluster, checkpoint, detector, segmenter, tmp_path_factory):
     config = ServeConfig(
         classifier=checkpoint,
+        detector=detector,
         segmenter=segmenter,
         port=0,
         max_batch_size=4,

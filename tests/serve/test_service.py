@@ -73,7 +73,8 @@ def test_an_answer_has_its_timings_and_all_its_classes(service, photos):
 
 def test_health_ready_and_models(client, checkpoint):
     assert client.health() and client.ready()
-    model, other = client.models()
+    model, finder, other = client.models()
+    assert (finder.task, finder.classes, finder.input_size) == ("detect", 2, 96)
     assert (other.task, other.classes, other.backbone) == ("segment", 2, "plain")
     alone = Classifier.load(checkpoint, device="cpu")
     assert (model.name, model.task, model.classes, model.input_size) == (alone.name, "classify", 3, 96)
@@ -90,7 +91,7 @@ def test_the_documentation_needs_no_internet(service):
         assert asset.startswith("/"), f"{asset} would be fetched from elsewhere"
         assert httpx.get(service.url + asset).status_code == 200
     schema = httpx.get(f"{service.url}/openapi.json").json()
-    assert set(schema["paths"]) == {"/v1/classify", "/v1/segment", "/v1/health", "/v1/ready", "/v1/models"}
+    assert set(schema["paths"]) == {f"/v1/{name}" for name in ("classify", "detect", "segment", "health", "ready", "models")}
     body = schema["paths"]["/v1/classify"]["post"]["requestBody"]["content"]
     assert set(body) == {"multipart/form-data", "application/octet-stream", "image/*"}
 

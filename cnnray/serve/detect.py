@@ -1,0 +1,132 @@
+"""/v1/detect: the deployment that holds the detector, and the endpoint in front of it."""
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from cnnray.config import SearchConfig, ServeConfig
+from cnnray.errors import ImageError
+from cnnray.infer import detect
+from cnnray.ops.decode import decode
+from cnnray.ops.draw import draw_boxes
+from cnnray.ops.overlay import png
+from cnnray.serve.problems import Refusal
+from cnnray.serve.replica import Done, Job, Replica
+from cnnray.serve.schemas import Detections, Fault, Object, Searched, Timings
+from cnnray.serve.uploads import OPENAPI_BODIES, read_images
+
+NAME = "detector"
+PNG = "image/png"
+MAX_IMAGES = 16
+MAX_OBJECTS = 1000
+
+router = APIRouter()
+
+
+def search_of(
+    confidence: Annotated[float, Query(ge=0.01, le=1, description="least score")] = 0.3,
+    overlap: Annotated[float, Query(ge=0, le=1, description="largest IoU of two boxes of one class")] = 0.5,
+    suppression: Annotated[Literal["hard", "soft"], Query(description="of repeated boxes")] = "hard",
+    most: Annotated[int, Query(ge=1, le=MAX_OBJECTS, description="objects of an image")] = 300,
+    slice: Annotated[int, Query(ge=0, le=4096, description="side in px of slices of large images; 0: none")] = 0,
+) -> SearchConfig:
+    """What a request asks for."""
+    return SearchConfig(confidence=confidence, overlap=overlap, suppression=suppression, most=most, slice=slice)
+
+
+@router.post(
+    "/v1/detect",
+    summary="The objects in one image or in several",
+    openapi_extra={"requestBody": OPENAPI_BODIES},
+    response_model=Detections,
+    responses={200: {"content": {PNG: {"schema": {"type": "string", "format": "binary"}}}}},
+)
+async def detect_objects(
+    request: Request,
+    search: Annotated[SearchConfig, Depends(search_of)],
+    draw: Annotated[bool, Query(description="the image with its boxes as a PNG; for one image alone")] = False,
+) -> Any:
+    """Boxes, labels and scores, best first.
+
+    Images (JPEG, PNG, WebP, ...) come as a form's field `file`, which may be there several times, or one as the body.
+    Of several, a bad one has its error in its place and spoils no other. With `?draw=true` the answer is a PNG; its
+    header X-Detections has the JSON, without the objects where they are too many for a header.
+    """
+    began = time.perf_counter()
+    images = await read_images(request, MAX_IMAGES)
+    if draw and len(images) > 1:
+        raise Refusal(422, "one_image_to_draw", f"expected one image with draw=true, got {len(images)}")
+    model = request.app.state.models[NAME]
+    done: list[Done] = await asyncio.gather(*(model.ask.remote(image, (search, draw)) for image in images))
+    first = done[0].result
+    if len(done) == 1 and isinstance(first, ImageError):
+        raise first
+    body = Detections(
+        model=done[0].model,
+        images=[_searched(one.result) for one in done],
+        batch_size=max(one.batch_size for one in done),
+        timings=Timings(
+            queue_ms=max(one.queue_ms for one in done),
+            inference_ms=max(one.inference_ms for one in done),
+            total_ms=1000 * (time.perf_counter() - began),
+        ),
+        request_id=request.state.request_id,
+    )
+    if not draw:
+        return body
+    return Response(first.content, media_type=PNG, headers={"x-detections": _header(body)})
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What was found in an image as it travels: rows of label, score and box, and a PNG (b"" where none is wanted)."""
+
+    height: int
+    width: int
+    objects: tuple[tuple[str, float, tuple[float, ...]], ...]
+    content: bytes
+
+
+class Detector(Replica):
+    """A replica of the detector; the option of a job is what is asked for, and whether to draw."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        self._detector = detect.Detector.load(config.detector, device="cuda" if config.gpu else "cpu")
+        super().__init__(self._detector, config)
+
+    def answer(self, jobs: Sequence[Job]) -> list[Any]:
+        """Drawn or ImageError for each job."""
+        results = self._detector.predict([job.image for job in jobs], [job.option[0] for job in jobs])
+        return [self._drawn(job, result) for job, result in zip(jobs, results, strict=True)]
+
+    def _drawn(self, job: Job, result: detect.Detections | ImageError) -> Drawn | ImageError:
+        if isinstance(result, ImageError):
+            return result
+        names, content = self._detector.classes, b""
+        if job.option[1]:
+            content = png(draw_boxes(decode(job.image), result.boxes_N4, result.labels_N, names, result.scores_N))
+        rows = zip(result.labels_N.tolist(), result.scores_N.tolist(), result.boxes_N4.tolist(), strict=True)
+        objects = tuple((names[label], score, tuple(box)) for label, score, box in rows)
+        return Drawn(result.height, result.width, objects, content)
+
+
+def _searched(result: Drawn | ImageError) -> Searched:
+    if isinstance(result, ImageError):
+        return Searched(error=Fault(code=result.code, detail=str(result)))
+    objects = [Object(label=label, score=score, box=list(box)) for label, score, box in result.objects]
+    return Searched(height=result.height, width=result.width, objects=objects)
+
+
+_MAX_HEADER = 6000  # bytes; servers and proxies refuse headers above 8 KiB
+
+
+def _header(body: Detections) -> str:
+    text = json.dumps(body.model_dump())
+    if len(text) <= _MAX_HEADER:
+        return text
+    return json.dumps(body.model_dump(exclude={"images": {"__all__": {"objects"}}}))
