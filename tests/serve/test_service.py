@@ -91,7 +91,9 @@ def test_the_documentation_needs_no_internet(service):
         assert asset.startswith("/"), f"{asset} would be fetched from elsewhere"
         assert httpx.get(service.url + asset).status_code == 200
     schema = httpx.get(f"{service.url}/openapi.json").json()
-    assert set(schema["paths"]) == {f"/v1/{name}" for name in ("classify", "detect", "segment", "health", "ready", "models")}
+    assert set(schema["paths"]) == {
+        f"/v1/{name}" for name in ("classify", "detect", "segment", "health", "ready", "models")
+    }
     body = schema["paths"]["/v1/classify"]["post"]["requestBody"]["content"]
     assert set(body) == {"multipart/form-data", "application/octet-stream", "image/*"}
 
