@@ -43,12 +43,16 @@ SMALL = FinetuneConfig(
 @pytest.fixture(scope="module")
 def stripes(tmp_path_factory):
     """Class folders in train and val: stripes that lie, stripes that stand."""
-    root = tmp_path_factory.mktemp("stripes")
+    return write_stripes(tmp_path_factory.mktemp("stripes"), 16)
+
+
+def write_stripes(root, count):
+    """So many training images of each class, and 4 to validate on."""
     for label, name in enumerate(("lying", "standing")):
-        for number in range(20):
+        for number in range(count + 4):
             image = np.random.default_rng([label, number]).integers(0, 120, (72, 72, 3), dtype=np.uint8)
             (image if label == 0 else image.transpose(1, 0, 2))[number % 4 :: 8] += 120
-            folder = root / ("val" if number > 15 else "train") / name
+            folder = root / ("val" if number >= count else "train") / name
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(folder / f"{number:02d}.png")
     return str(root)
@@ -83,9 +87,10 @@ def curve(folder, tmp_path):
     ]
 
 
-def test_two_workers_at_half_the_batch_follow_the_golden_curve_of_one(stripes, tmp_path):
+def test_two_workers_at_half_the_batch_follow_the_golden_curve_of_one(tmp_path):
     """20 steps with batch norms that learn, mixup and fresh views; a worker's batch is 16, then two workers' 8 each."""
-    config = {"epochs": 10, "mixup_alpha": 0.2, "views": 0, "head_epochs": 0, "dropout": 0.0}
+    stripes = write_stripes(tmp_path / "stripes", 80)
+    config = {"epochs": 2, "mixup_alpha": 0.2, "views": 0, "head_epochs": 0, "dropout": 0.0}
     trained(stripes, tmp_path / "one", **config)
     trained(stripes, tmp_path / "two", workers=2, **config)
     golden = np.loadtxt(GOLDEN)[:, 1]

@@ -1,0 +1,110 @@
+"""A classifier for windows, and the same network turned fully convolutional: all windows of a picture in one pass.
+
+A linear layer on a map of C x h x w numbers is a convolution with a kernel of h x w. Written so, the network takes
+pictures of any size, and each place of its output is what the classifier says of one window. Neighbouring windows
+share nearly all their computations.
+
+OverFeat, Sermanet et al. 2013, arXiv:1312.6229, section 3.5; Fully Convolutional Networks, Long et al. 2015,
+arXiv:1411.4038
+"""
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from cnnray.errors import OptionError
+from cnnray.nn.blocks import PYTORCH
+
+WINDOW = 32  # px
+_WIDTHS = (16, 32)
+_HIDDEN = 128
+
+
+class WindowNet(nn.Sequential):
+    """A small classifier of RGB windows without any padding: [N, 3, 32, 32] in [0, 1] to logits [N, K].
+
+    Two rounds of convolution, batch norm, ReLU and a maximum over 2x2, then two linear layers. Nothing is padded: a
+    window's answer must not depend on where it was cut out.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        layers: list[nn.Module] = []
+        channels, side = 3, WINDOW
+        for width, kernel in zip(_WIDTHS, (5, 3), strict=True):
+            layers += [nn.Conv2d(channels, width, kernel, bias=False), nn.BatchNorm2d(width), PYTORCH.act()]
+            layers.append(nn.MaxPool2d(2))
+            channels, side = width, (side - kernel + 1) // 2
+        layers += [nn.Flatten(), nn.Linear(channels * side**2, _HIDDEN), PYTORCH.act(), nn.Linear(_HIDDEN, num_classes)]
+        super().__init__(*layers)
+
+
+def total_stride(network: nn.Sequential) -> int:
+    """Px from one place of the output to the next: the product of all strides."""
+    steps = [layer.stride for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d)]
+    return math.prod(step if isinstance(step, int) else int(step[0]) for step in steps)
+
+
+def fully_convolutional(network: nn.Sequential, size: int) -> nn.Sequential:
+    """The same classifier for pictures of any size; in evaluation mode, with weights of its own.
+
+    Where nothing is padded, place (row, column) of its output [N, K, rows, columns] is what `network` says of the
+    window whose corner is at (row, column) times `total_stride`, up to float rounding. With padding, `network` sees
+    zeros around each window where this one sees the picture.
+
+    Args:
+        network: a chain of layers: convolutions, poolings, activations, then Flatten and linear layers. A global
+            average (AdaptiveAvgPool2d(1)) before Flatten becomes an average over the window.
+        size: side in px of the windows that it was trained on.
+
+    Raises:
+        OptionError: a layer that has no such form, or no linear layer.
+    """
+    network = copy.deepcopy(network).eval()
+    layers: list[nn.Module] = []
+    x = torch.zeros(1, _first_channels(network), size, size)
+    shape: tuple[int, ...] | None = None  # of the map that was flattened
+    for layer in network:
+        before = tuple(x.shape[1:])
+        with torch.no_grad():
+            x = layer(x)
+        if isinstance(layer, nn.Flatten):
+            shape = before
+        elif isinstance(layer, nn.Linear):
+            if shape is None:
+                raise OptionError("expected Flatten before the first linear layer of a classifier of windows")
+            layers.append(_as_convolution(layer, shape))
+            shape = (layer.out_features, 1, 1)
+        elif isinstance(layer, nn.AdaptiveAvgPool2d):
+            if layer.output_size not in (1, (1, 1)):
+                raise OptionError(f"expected a global average, got {layer}")
+            layers.append(nn.AvgPool2d((before[1], before[2]), stride=1))
+        else:
+            layers.append(layer)
+    if shape is None:
+        raise OptionError("expected a classifier that ends in linear layers, got one without any")
+    return nn.Sequential(*layers).eval().requires_grad_(False)
+
+
+def _as_convolution(linear: nn.Linear, shape: tuple[int, ...]) -> nn.Conv2d:
+    channels, height, width = shape
+    conv = nn.Conv2d(channels, linear.out_features, (height, width), bias=linear.bias is not None)
+    with torch.no_grad():
+        conv.weight.copy_(linear.weight.reshape(conv.weight.shape))
+        if conv.bias is not None:
+            conv.bias.copy_(linear.bias)
+    return conv
+
+
+def _first_channels(network: nn.Sequential) -> int:
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            return layer.in_channels
+    raise OptionError("expected a classifier that begins with convolutions, got one without any")
+
+
+def classify_windows(network: nn.Sequential, images_NCHW: Tensor, size: int) -> Tensor:
+    """Probabilities of every window of float pictures, in one pass: [N, K, rows, columns]; a softmax over K."""
+    found: Tensor = fully_convolutional(network, size)(images_NCHW)
+    return found.softmax(1)
