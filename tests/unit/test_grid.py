@@ -1,0 +1,72 @@
+"""The first YOLO and single-object localisation: the loss by hand, and that both learn."""
+
+import pytest
+import torch
+
+from cnnray.errors import OptionError
+from cnnray.nn.grid import build_grid_net, grid_loss, grid_targets
+from cnnray.ops.boxes import iou
+from cnnray.ops.detections import picture_precision
+from tests.detectors import draw_shapes
+
+BACKBONE = "residual:width=0.25"
+
+
+def test_the_loss_on_paper():
+    """Two cells side by side are one row of a 2 x 2 grid; the second row is empty and right."""
+    target = torch.zeros(1, 2, 2, 7)
+    target[0, 0, 0] = torch.tensor([1, 0.5, 0.5, 1.44, 0.25, 1, 0])
+    found = torch.zeros(1, 2, 2, 7)
+    found[0, 0, 0] = torch.tensor([0.8, 0.7, 0.5, 1.0, 0.25, 0.6, 0.4])
+    found[0, 0, 1] = torch.tensor([0.4, 0.9, 0.9, 5, 5, 1, 0])  # what an empty cell says of a box does not count
+    object_cell = 0.2**2 + 5 * (0.2**2 + (1.2 - 1.0) ** 2) + 0.4**2 + 0.4**2
+    assert grid_loss(found, target).tolist() == pytest.approx([object_cell + 0.5 * 0.4**2])
+
+
+def test_what_cells_say_is_in_range():
+    net = build_grid_net(BACKBONE, 3, 4)
+    with torch.no_grad():
+        found = net(torch.randint(0, 255, (2, 3, 96, 96), dtype=torch.uint8))
+    assert found.shape == (2, 3, 3, 9)
+    assert (found[..., :3] >= 0).all() and (found[..., :3] <= 1).all() and (found[..., 3:5] > 0).all()
+    torch.testing.assert_close(found[..., 5:].sum(-1), torch.ones(2, 3, 3))
+    with pytest.raises(OptionError, match="at least 1 cell and 1 class, got 0 and 4"):
+        build_grid_net(BACKBONE, 0, 4)
+    with pytest.raises(OptionError, match="at least 96 px for 3 x 3 cells, got 64 x 96 px"):
+        net(torch.zeros(1, 3, 96, 64))
+
+
+def test_targets_leave_out_what_is_no_object():
+    boxes, labels = torch.tensor([[[0.0, 0, 32, 32], [64, 64, 96, 96]]]), torch.tensor([[1, -1]])
+    target = grid_targets(boxes, labels, 3, 2, 96)
+    assert target[0, 0, 0].tolist() == [1, 0.5, 0.5, 1, 1, 0, 1]
+    assert target[..., 0].sum() == 1
+
+
+@pytest.mark.parametrize("cells", [1, 3])
+def test_pictures_are_learned_by_heart(cells):
+    """One cell: one object in each picture, or none. Three by three: all objects."""
+    torch.manual_seed(0)
+    seeds = (3, 6, 9) if cells == 1 else (1, 2, 4)  # of one object; of two and three
+    drawn = [draw_shapes(seed) for seed in seeds]
+    images = torch.stack([torch.from_numpy(p).permute(2, 0, 1) for p, _ in drawn] + [torch.zeros(3, 96, 96).byte()])
+    most = max(len(found) for _, found in drawn)
+    boxes, labels = torch.zeros(4, most, 4), torch.full((4, most), -1)
+    for at, (_, found) in enumerate(drawn):
+        boxes[at, : len(found)] = torch.tensor([box for box, _ in found], dtype=torch.float32)
+        labels[at, : len(found)] = torch.tensor([label for _, label in found])
+    target = grid_targets(boxes, labels, cells, 2, 96)
+    net = build_grid_net(BACKBONE, cells, 2).train()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
+    for _ in range(150):
+        loss = grid_loss(net(images), target).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = net.find(images, 0.3)
+    for at in range(3):
+        own, classes = boxes[at][labels[at] >= 0], labels[at][labels[at] >= 0]
+        assert picture_precision(found[at], own, classes) == pytest.approx(1), (at, found[at])
+        assert iou(found[at].boxes_N4, own).amax(0).min() > 0.6
+    assert len(found[3].scores_N) == 0
