@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from cnnray.nn.checkpoint import Card, save_checkpoint
-from cnnray.nn.detect import build_detect_net
+from cnnray.nn.detectors import build_detector
 
-ARCH = {"backbone": "residual:width=0.25", "width": 16}
+ARCH = {"model": "yolo", "backbone": "residual:width=0.25", "width": 16}
 CLASSES = ("square", "bar")
 COLOURS = ((230, 40, 40), (40, 60, 230))
 
@@ -17,7 +17,7 @@ COLOURS = ((230, 40, 40), (40, 60, 230))
 def save_detector(folder, arch=ARCH, classes=CLASSES, size=96):
     """A checkpoint with random weights whose answers vary within a picture."""
     torch.manual_seed(0)
-    net = build_detect_net(arch, len(classes))
+    net = build_detector(arch, len(classes))
     card = Card(task="detect", arch=dict(arch), classes=list(classes), input={"size": size}, metrics={"map50": 0.5})
     save_checkpoint(str(folder), net.state_dict(), card)
     return str(folder)

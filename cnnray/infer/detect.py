@@ -15,15 +15,10 @@ from numpy.typing import NDArray
 from cnnray.config import SearchConfig
 from cnnray.errors import CheckpointError, ImageError, OptionError, UnknownNameError
 from cnnray.nn.checkpoint import Card, load_checkpoint, load_into
-from cnnray.nn.detect import MULTIPLE, DetectNet, build_detect_net
+from cnnray.nn.detectors import build_detector
 from cnnray.nn.device import choose_device, native_precision, num_cores
 from cnnray.nn.fold import fold_batch_norms
-from cnnray.nn.torchvision_detectors import (
-    DETECTORS,
-    TorchvisionDetector,
-    build_torchvision_detector,
-    coco_classes,
-)
+from cnnray.nn.torchvision_detectors import DETECTORS, coco_classes
 from cnnray.nn.weights import content_sha256
 from cnnray.ops.decode import decode
 from cnnray.ops.detections import Found, pick
@@ -56,14 +51,14 @@ class Detector:
     """Finds objects; safe to call from several threads at once.
 
     Args:
-        net: changed, its batch norms are folded.
+        net: see `cnnray.nn.detectors.Net`; changed, its batch norms are folded.
         card: the checkpoint's.
         device, precision, threads: as in `load`.
     """
 
     def __init__(
         self,
-        net: DetectNet | TorchvisionDetector,
+        net: Any,
         card: Card,
         *,
         device: str = "auto",
@@ -72,15 +67,11 @@ class Detector:
     ) -> None:
         self.card = card
         self.device = choose_device(device)
-        own = isinstance(net, DetectNet)
-        wanted = native_precision(self.device) if precision == "auto" else precision
-        self.precision = wanted if own else "float32"  # torchvision's own steps are not made for less
+        self.precision = native_precision(self.device) if precision == "auto" else precision
         self._threads = 1 if self.device.type == "cuda" else threads or num_cores()
         self._pool = ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,))
         net.eval().requires_grad_(False)
-        if isinstance(net, TorchvisionDetector):
-            net.answer_all()
-        else:
+        if card.arch["model"] not in DETECTORS:
             fold_batch_norms(net)
         self._net = net.to(self.device).to(memory_format=torch.channels_last)
 
@@ -108,8 +99,19 @@ class Detector:
     @property
     def name(self) -> str:
         """Network and first digits of the weights' hash: changes when the weights do."""
+        return f"{self.title.replace(' ', '_')}@{self.card.weights_sha256[:12]}"
+
+    @property
+    def title(self) -> str:
+        """Model and backbone, such as "yolo efficientnet_lite0"."""
         arch = self.card.arch
-        return f"{arch.get('network') or 'yolo_' + arch['backbone']}@{self.card.weights_sha256[:12]}"
+        cells = f"{arch['cells']}x{arch['cells']}" if "cells" in arch else ""
+        return " ".join(filter(None, (arch["model"], cells, arch.get("backbone"))))
+
+    @property
+    def num_params(self) -> int:
+        """Numbers in the network's weights and statistics; batch norms are folded."""
+        return sum(tensor.numel() for tensor in self._net.state_dict().values())
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -124,7 +126,7 @@ class Detector:
             "classes": len(self.card.classes),
             "input_size": self.card.input.get("size", 0),
             "weights_sha256": self.card.weights_sha256,
-            "backbone": self.card.arch.get("network") or self.card.arch["backbone"],
+            "backbone": self.card.arch.get("backbone") or self.card.arch["model"],
             "metrics": self.card.metrics,
         }
 
@@ -148,6 +150,16 @@ class Detector:
         searches = [search] * len(images) if isinstance(search, SearchConfig) else list(search)
         return list(self._pool.map(self._answer, images, searches))
 
+    def look_one_by_one(self, yes: bool) -> None:
+        """Whether a classifier of windows looks at each by itself, and not at all in one pass: slow, for comparison.
+
+        Raises:
+            OptionError: the detector is another model.
+        """
+        if self.card.arch["model"] != "windows":
+            raise OptionError(f"expected a detector of windows, got {self.title}")
+        self._net.one_by_one = yes
+
     def self_test(self) -> None:
         """Search a grey image, to see that the whole way works.
 
@@ -156,7 +168,8 @@ class Detector:
         """
         (answer,) = self.predict([np.full((64, 64, 3), 128, np.uint8)], SearchConfig(confidence=0.0, most=10))
         fine = isinstance(answer, Detections) and bool(np.isfinite(answer.boxes_N4).all())
-        if not fine or (isinstance(self._net, DetectNet) and not len(answer.scores_N)):  # type: ignore[union-attr]
+        certain = self.card.arch["model"] == "yolo"  # the others may find nothing in it, or are too small for it
+        if not fine or (certain and not len(answer.scores_N)):  # type: ignore[union-attr]
             raise CheckpointError(f"{self.name} failed its self-test: the answer for a grey image is {answer}")
 
     def _answer(self, image: bytes | NDArray[np.uint8], search: SearchConfig) -> Detections | ImageError:
@@ -178,43 +191,36 @@ class Detector:
         return Detections(height, width, *(part.numpy() for part in found))
 
     def _search(self, image: NDArray[np.uint8], search: SearchConfig) -> Found:
-        options = (search.confidence, search.overlap, search.suppression, search.class_wise, search.most)
+        box = self._letterbox(*image.shape[:2])
         with torch.inference_mode():  # belongs to the thread, so it is set here and not once
-            if isinstance(self._net, TorchvisionDetector):
-                pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).to(self.device)
-                (own,) = self._net.find([pixels], search.confidence)
-                scores = torch.zeros(len(own.scores_N), len(self.classes))
-                scores[torch.arange(len(scores)), own.labels_N] = own.scores_N
-                return pick(scores, own.boxes_N4, *options)
-            letterbox = Letterbox.fit(image.shape[0], image.shape[1], self.card.input["size"], MULTIPLE)
-            batch = letterbox.apply(image)[None].to(self.device)
+            batch = box.apply(image)[None].to(self.device)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-                answers = self._net(batch)
-            found = pick(answers.logits_NAK[0].sigmoid().cpu(), answers.boxes_NA4[0].cpu(), *options)
-            return found._replace(boxes_N4=letterbox.back(found.boxes_N4))
+                output = self._net(batch)
+            (candidates,) = self._net.candidates(output, box.outer_width)
+            options = (search.confidence, search.overlap, search.suppression, search.class_wise, search.most)
+            found = pick(candidates, *options)
+            return found._replace(boxes_N4=box.back(found.boxes_N4))
+
+    def _letterbox(self, height: int, width: int) -> Letterbox:
+        """How an image is shown; what was published by others, and what has no size of its own, gets it as it is."""
+        size = self.card.input.get("size", 0)
+        return Letterbox.fit(height, width, size, self._net.multiple) if size else Letterbox.none(height, width)
 
 
-def _trained(uri: str) -> tuple[DetectNet | TorchvisionDetector, Card]:
+def _trained(uri: str) -> tuple[Any, Card]:
     tensors, card = load_checkpoint(uri, TASK)
-    named = "network" in card.arch
-    wanted = () if named else (("backbone", card.arch), ("width", card.arch), ("size", card.input))
-    missing = [key for key, place in wanted if key not in place]
-    if missing or not card.classes:
-        raise CheckpointError(f"the card of {uri} lacks {', '.join(missing) or 'classes'}")
-    net: DetectNet | TorchvisionDetector
+    if "model" not in card.arch or "size" not in card.input or not card.classes:
+        raise CheckpointError(f"expected model, size and classes on the card of {uri}, got {card.arch}, {card.input}")
     try:
-        if named:
-            net = build_torchvision_detector(card.arch["network"], len(card.classes), "none")
-        else:
-            net = build_detect_net(card.arch, len(card.classes))
-    except (UnknownNameError, OptionError) as error:
+        net = build_detector(card.arch, len(card.classes))
+    except (UnknownNameError, OptionError, KeyError) as error:
         raise CheckpointError(f"{uri} was made by another version of cnnray: {error}") from error
     load_into(net, tensors, uri)
     return net, card
 
 
-def _published(name: str, weights: str) -> tuple[TorchvisionDetector, Card]:
+def _published(name: str, weights: str) -> tuple[Any, Card]:
     classes = coco_classes(name)
-    net = build_torchvision_detector(name, len(classes), weights)
-    card = Card(task=TASK, arch={"network": name}, classes=classes)
-    return net, replace(card, weights_sha256=content_sha256(net.state_dict()))
+    arch = {"model": name}
+    net = build_detector(arch, len(classes), weights)
+    return net, replace(Card(task=TASK, arch=arch, classes=classes), weights_sha256=content_sha256(net.state_dict()))

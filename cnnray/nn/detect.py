@@ -23,13 +23,15 @@ from torchvision.ops import complete_box_iou_loss
 from cnnray.errors import OptionError
 from cnnray.nn.backbones import build_backbone
 from cnnray.nn.blocks import PYTORCH, ConvNormAct
-from cnnray.nn.segment import BackboneEncoder
+from cnnray.nn.encoder import BackboneEncoder, Layers
 from cnnray.ops.assign import assign
 from cnnray.ops.boxes import boxes_around, cell_centres
+from cnnray.ops.detections import Candidates
 
 STRIDES = (8, 16, 32)
 MULTIPLE = 32  # sides of pictures
 _PRIOR = 0.01  # score of an untrained cell, so that the many empty ones do not drown the first steps (RetinaNet)
+_LEAST_SIDE = 0.01  # of a cell: the proportions of a box without a width have no gradient but NaN
 _LOSS_SHARES = (1.0, 2.0)  # of scores and boxes
 
 
@@ -74,7 +76,7 @@ class Head(nn.Module):
         """Logits [N, H * W, K], and distances to the box's four sides [N, H * W, 4] in cells; float32."""
         logits, sides = (branch(x_NCHW).flatten(2).transpose(1, 2).float() for branch in (self.classes, self.sides))
         # softplus: distances are positive, and grow with the number as straight as the object does
-        return logits, F.softplus(sides)
+        return logits, F.softplus(sides) + _LEAST_SIDE
 
 
 class Pyramid(nn.Module):
@@ -111,6 +113,7 @@ class DetectNet(nn.Module):
         encoder: pre-trained; `pyramid` and `heads` are not.
     """
 
+    multiple = MULTIPLE
     mean: Tensor
     std: Tensor
 
@@ -144,6 +147,14 @@ class DetectNet(nn.Module):
             centres.append(cell_centres(level.shape[-2], level.shape[-1], stride).to(level.device))
         places = torch.cat(centres)
         return Answers(torch.cat(logits, dim=1), boxes_around(places, torch.cat(distances, dim=1)), places)
+
+    def candidates(self, output: Answers, side: int) -> list[Candidates]:
+        """Every cell's box; see `cnnray.nn.detectors.Net`."""
+        return [Candidates(*pair) for pair in zip(output.logits_NAK.sigmoid(), output.boxes_NA4, strict=True)]
+
+    def layers(self) -> Layers:
+        """See `cnnray.nn.detectors.Net`."""
+        return Layers(tuple(self.encoder.stages), self.encoder.num_low, (self.pyramid, self.heads))
 
 
 class Losses(NamedTuple):

@@ -1,14 +1,15 @@
 """The first YOLO, and with a single cell what came before it: classification with localisation of one object.
 
 You Only Look Once, Redmon et al. 2016, arXiv:1506.02640, section 2. Different from the paper: one box for each cell, so
-no rivalry between two; width and height are in cells and may exceed 1.
+no rivalry between two; width and height are in cells and may exceed 1; losses of probabilities are logarithms.
 
 Legend: N pictures, S cells along each side, K classes. What a cell says is (p_c, b_x, b_y, b_w, b_h, c_1 .. c_K), as in
 `cnnray.ops.boxes.encode_grid`: whether the centre of an object is in it, where, how large the object is, and of which
 class.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,24 +18,28 @@ from torch import Tensor, nn
 from cnnray.errors import OptionError
 from cnnray.nn.backbones import build_backbone
 from cnnray.nn.blocks import PYTORCH, ConvNormAct
-from cnnray.nn.segment import BackboneEncoder
+from cnnray.nn.encoder import BackboneEncoder, Layers
 from cnnray.ops.boxes import decode_grid, encode_grid
-from cnnray.ops.detections import Found, pick
+from cnnray.ops.detections import Candidates
 
 _BOX, _EMPTY = 5.0, 0.5  # the paper's weights of boxes, and of cells without an object
-_WIDTH = 128
+_WIDTH, _HIDDEN, _GROUPS = 128, 256, 8
+_TINY = 1e-6
+_PLACES = 6  # of the map, along each side, at least
 
 
 class GridNet(nn.Module):
     """Square pictures to what the cells of a grid say.
 
     Args:
-        encoder: its coarsest map is averaged into S x S cells.
+        encoder: on its coarsest map each cell reads the places that it covers, like a fully connected layer (with a
+            single cell it is one, over the whole map): where in the cell something is must not be averaged away.
         cells: S; 1 localises a single object.
         num_classes: K.
         mean, std: normalisation of RGB in [0, 1].
     """
 
+    multiple = 0
     mean: Tensor
     std: Tensor
 
@@ -47,8 +52,16 @@ class GridNet(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1))
         self.encoder, self.cells = encoder, cells
-        self.mix = ConvNormAct(encoder.channels[-1], _WIDTH, 1, style=PYTORCH)
-        self.head = nn.Conv2d(_WIDTH, 5 + num_classes, 1)
+        self.covered = -(-_PLACES // cells)  # places along each side of a cell
+        self.mix = nn.Sequential(
+            ConvNormAct(encoder.channels[-1], _WIDTH, 1, style=PYTORCH), ConvNormAct(_WIDTH, _WIDTH, 3, style=PYTORCH)
+        )
+        self.head = nn.Sequential(
+            nn.Conv2d(_WIDTH, _HIDDEN, self.covered, stride=self.covered, bias=False),
+            nn.GroupNorm(_GROUPS, _HIDDEN),  # a sum over thousands of numbers, which a few steps would drive anywhere
+            PYTORCH.act(),
+            nn.Conv2d(_HIDDEN, 5 + num_classes, 1),
+        )
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """What the cells say, float32 [N, S, S, 5 + K]: p_c and centre in [0, 1], sizes above 0, classes sum to 1.
@@ -68,19 +81,23 @@ class GridNet(nn.Module):
                 f"expected pictures of at least {self.cells * self.encoder.strides[-1]} px for {self.cells} x "
                 f"{self.cells} cells, got {images_NCHW.shape[-1]} x {images_NCHW.shape[-2]} px"
             )
-        found = self.head(F.adaptive_avg_pool2d(self.mix(deepest), self.cells)).permute(0, 2, 3, 1).float()
-        parts = (found[..., :3].sigmoid(), F.softplus(found[..., 3:5]), found[..., 5:].softmax(-1))
+        places = F.adaptive_avg_pool2d(self.mix(deepest), self.cells * self.covered)
+        found = self.head(places).permute(0, 2, 3, 1).float()
+        # the square root of a size is learned, as in the paper
+        parts = (found[..., :3].sigmoid(), F.softplus(found[..., 3:5]).square(), found[..., 5:].softmax(-1))
         return torch.cat(parts, dim=-1)
 
-    def find(self, images_NCHW: Tensor, confidence: float, overlap: float = 0.5) -> list[Found]:
-        """The objects in square pictures: every cell's box with p_c times its class's probability, then suppression."""
-        results = []
-        for grid in self(images_NCHW):
-            boxes, scores, labels = decode_grid(grid.cpu(), images_NCHW.shape[-1])
-            of_classes = torch.zeros(len(scores), grid.shape[-1] - 5)
-            of_classes[torch.arange(len(scores)), labels] = scores
-            results.append(pick(of_classes, boxes, confidence, overlap))
-        return results
+    def candidates(self, output: Tensor, side: int) -> list[Candidates]:
+        """Every cell's box, p_c times its class's probability as score; see `cnnray.nn.detectors.Net`."""
+        found = []
+        for grid in output.cpu():
+            boxes, scores, labels = decode_grid(grid, side)
+            found.append(Candidates(F.one_hot(labels, grid.shape[-1] - 5) * scores[:, None], boxes))
+        return found
+
+    def layers(self) -> Layers:
+        """See `cnnray.nn.detectors.Net`."""
+        return Layers(tuple(self.encoder.stages), self.encoder.num_low, (self.mix, self.head))
 
 
 def grid_targets(boxes_bM4: Tensor, labels_bM: Tensor, cells: int, num_classes: int, size: float) -> Tensor:
@@ -90,26 +107,34 @@ def grid_targets(boxes_bM4: Tensor, labels_bM: Tensor, cells: int, num_classes: 
 
 
 def grid_loss(found_bSSF: Tensor, target_bSSF: Tensor) -> Tensor:
-    """The paper's equation 3, for each picture: [b].
+    """The loss of each picture, summed over its cells: [b]. With one cell it is that of a single object's localisation.
 
-    Squared errors: of p_c in every cell (half in empty ones); of centre, root of width and height (five times) and
-    class probabilities where there is an object, that is where the target's p_c is 1: elsewhere nobody knows them.
+    Of p_c in every cell, logistic (half in empty ones). Where there is an object, that is where the target's p_c is 1,
+    also five times the squared error of centre and root of width and height, and the logarithm of its class's
+    probability: elsewhere nobody knows them. The paper (equation 3) squares all errors, which hardly teaches a
+    probability that is wrong for sure.
     """
     has_object = target_bSSF[..., 0]
-    away = (found_bSSF - target_bSSF).square()
-    of_presence = away[..., 0] * torch.where(has_object > 0, 1.0, _EMPTY)
-    of_sizes = (found_bSSF[..., 3:5].clamp(min=1e-6).sqrt() - target_bSSF[..., 3:5].sqrt()).square().sum(-1)
-    of_boxes = _BOX * (away[..., 1:3].sum(-1) + of_sizes)
-    total: Tensor = of_presence + has_object * (of_boxes + away[..., 5:].sum(-1))
-    return total.sum((1, 2))
+    known = found_bSSF.clamp(min=_TINY)
+    of_presence = F.binary_cross_entropy(found_bSSF[..., 0], has_object, reduction="none")
+    of_centres = (found_bSSF[..., 1:3] - target_bSSF[..., 1:3]).square().sum(-1)
+    of_sizes = (known[..., 3:5].sqrt() - target_bSSF[..., 3:5].sqrt()).square().sum(-1)
+    of_classes = -(target_bSSF[..., 5:] * known[..., 5:].log()).sum(-1)
+    total: Tensor = of_presence * torch.where(has_object > 0, 1.0, _EMPTY)
+    return (total + has_object * (_BOX * (of_centres + of_sizes) + of_classes)).sum((1, 2))
 
 
-def build_grid_net(backbone: str, cells: int, num_classes: int, weights: str = "none") -> GridNet:
+def build_grid_net(arch: Mapping[str, Any], num_classes: int, weights: str = "none") -> GridNet:
     """A grid over a backbone, in evaluation mode.
+
+    Args:
+        arch: "backbone": a name of the registry; "cells": S.
+        num_classes: K.
+        weights: of the backbone, see `build_backbone`.
 
     Raises:
         UnknownNameError, CheckpointError, StorageError: as `build_backbone`.
         OptionError: numbers out of range.
     """
-    body = build_backbone(backbone, weights)
-    return GridNet(BackboneEncoder(body), cells, num_classes, body.spec.mean, body.spec.std).eval()
+    body = build_backbone(arch["backbone"], weights)
+    return GridNet(BackboneEncoder(body), int(arch["cells"]), num_classes, body.spec.mean, body.spec.std).eval()

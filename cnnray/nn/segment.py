@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnray.errors import OptionError
-from cnnray.nn.backbones import Backbone, build_backbone
+from cnnray.nn.backbones import build_backbone
 from cnnray.nn.blocks import PYTORCH, ConvNormAct
-from cnnray.ops.costs import output_shape
+from cnnray.nn.encoder import BackboneEncoder
 
 PLAIN = "plain"
 LEAST = 96  # px; some backbones have convolutions without padding, which leave nothing of a smaller picture
@@ -75,46 +75,6 @@ class PlainEncoder(nn.Module):
             x = level(F.max_pool2d(x, 2) if maps else x)
             maps.append(x)
         return maps
-
-
-class BackboneEncoder(nn.Module):
-    """The stages of a backbone; the last one at each size is a bridge. The picture itself is the first map.
-
-    Attributes:
-        channels: of its outputs, full resolution first.
-        strides: of its outputs, px from one place to the next; 0 where borders without padding make it no whole number.
-    """
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        shapes: list[tuple[int, ...]] = []
-        size = 32 * -(-backbone.spec.input_size // 32)  # halved five times without a rest
-        for tap in backbone.taps[:-1]:
-            shape = output_shape(backbone.split(tap)[0], 3, size, size)
-            if len(shape) == 3 and min(shape[1:]) > 1:
-                shapes.append(shape)
-        sides = [shape[1] for shape in shapes]
-        if not sides:
-            raise OptionError(f"expected an encoder that gives maps, but {backbone.name} gives none")
-        self.stages = nn.ModuleList(list(backbone.body)[: len(shapes)])
-        # a stage is a bridge where the next one is smaller; the last stage is the bottom
-        self.kept = tuple(n for n, side in enumerate(sides) if n + 1 == len(sides) or sides[n + 1] < side)
-        self.channels = (3, *(shapes[number][0] for number in self.kept))
-        self.strides = (1, *(_stride(size, sides[number]) for number in self.kept))
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """The picture and the kept maps, full resolution first."""
-        maps = [x]
-        for number, stage in enumerate(self.stages):
-            x = stage(x)
-            if number in self.kept:
-                maps.append(x)
-        return maps
-
-
-def _stride(size: int, side: int) -> int:
-    stride = round(size / side)
-    return stride if -(-size // stride) == side else 0
 
 
 class SegmentNet(nn.Module):

@@ -6,17 +6,22 @@ retinanet_resnet50_fpn_v2            Lin et al. 2017, arXiv:1708.02002; Zhang et
 fcos_resnet50_fpn                    Tian et al. 2019, arXiv:1904.01355
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision import models
 
 from cnnray.errors import CheckpointError, UnknownNameError
 from cnnray.nn.checkpoint import load_into, load_state_dict
+from cnnray.nn.encoder import LOW_STRIDE, Layers
 from cnnray.nn.weights import download_once
-from cnnray.ops.detections import Found
+from cnnray.ops.costs import output_shape
+from cnnray.ops.detections import Candidates
 
 DETECTORS = (
     "ssdlite320_mobilenet_v3_large",
@@ -32,44 +37,78 @@ class TorchvisionDetector(nn.Module):
     Args:
         name: one of DETECTORS.
         num_classes: K, without the background, which torchvision numbers 0.
+        size: side in px of the squares that it is shown, which it then does not resize again (SSD does); 0 lets it
+            choose, as it was published.
     """
 
-    def __init__(self, name: str, num_classes: int) -> None:
+    multiple = 0
+
+    def __init__(self, name: str, num_classes: int, size: int = 0) -> None:
         super().__init__()
         if name not in DETECTORS:
             raise UnknownNameError("detector", name, DETECTORS)
-        # what was published was trained with statistics of batches that do not change
-        options = {"weights": None, "weights_backbone": None, "num_classes": num_classes + 1}
-        self.name = name
+        sizes = {"min_size": size, "max_size": size} if size and not name.startswith("ssd") else {}
+        options = {"weights": None, "weights_backbone": None, "num_classes": num_classes + 1, **sizes}
+        self.name, self.num_classes = name, num_classes
         self.net: Any = models.get_model(name, **options)
+        self._answer_all()
 
-    def losses(self, images: Sequence[Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
-        """The sum of torchvision's own losses, a mean over the pictures; in training mode.
+    def forward(
+        self, images: Sequence[Tensor], boxes: Sequence[Tensor] | None = None, labels: Sequence[Tensor] | None = None
+    ) -> Any:
+        """Answers, in evaluation mode; with objects, the sum of torchvision's own losses, in any mode.
 
         Args:
             images: uint8 [3, H, W], sizes may differ.
-            boxes, labels: of each picture, xyxy px [M, 4] and class numbers [M].
+            boxes, labels: of each picture, xyxy px [M, 4] and class numbers [M]; what is below 0 is left out.
         """
-        targets = [{"boxes": b, "labels": n + 1} for b, n in zip(boxes, labels, strict=True)]
-        found: dict[str, Tensor] = self.net([image / 255 for image in images], targets)
-        return torch.stack(list(found.values())).sum()
+        with torch.autocast("cpu", enabled=False):  # boxes and their losses are not made for 8 bits of precision
+            pictures = [image / 255 for image in images]
+            if boxes is None or labels is None:
+                return self.net(pictures)
+            targets = [{"boxes": b[n >= 0], "labels": n[n >= 0] + 1} for b, n in zip(boxes, labels, strict=True)]
+            with _told_to_train(self.net):
+                losses: dict[str, Tensor] = self.net(pictures, targets)
+            return torch.stack(list(losses.values())).sum()
 
-    def find(self, images: Sequence[Tensor], least: float) -> list[Found]:
-        """What is in each picture, in evaluation mode: torchvision's answers with a score of `least` and more."""
-        answers = self.net([image / 255 for image in images])
-        results = []
-        for answer in answers:
-            boxes, scores, labels = (answer[name].cpu() for name in ("boxes", "scores", "labels"))
-            keep = scores >= least
-            results.append(Found(boxes[keep], scores[keep], labels[keep] - 1))
-        return results
+    def candidates(self, output: Sequence[dict[str, Tensor]], side: int) -> list[Candidates]:
+        """torchvision's answers; see `cnnray.nn.detectors.Net`."""
+        found = []
+        for answer in output:
+            known = answer["labels"] > 0  # RetinaNet and FCOS can answer the background, which no object ever taught
+            boxes, scores, labels = (answer[name][known] for name in ("boxes", "scores", "labels"))
+            found.append(Candidates(F.one_hot(labels - 1, self.num_classes) * scores[:, None], boxes))
+        return found
 
-    def answer_all(self) -> None:
+    def layers(self) -> Layers:
+        """See `cnnray.nn.detectors.Net`."""
+        parts = dict(self.net.backbone.named_children())
+        body = parts.pop("body", None)
+        stages = list(body.children()) if body is not None else [m for half in parts.pop("features") for m in half]
+        heads = [module for name, module in self.net.named_children() if name != "backbone"]
+        side = 64  # px
+        maps = [output_shape(nn.Sequential(*stages[: n + 1]), 3, side, side)[1] for n in range(len(stages))]
+        num_low = sum(side // high <= LOW_STRIDE for high in maps)
+        return Layers(tuple(stages), num_low, (*parts.values(), *heads))
+
+    def _answer_all(self) -> None:
         """Give answers of any score, and leave suppression to the caller as far as torchvision allows."""
-        heads = [self.net, getattr(self.net, "roi_heads", None)]
-        for head in filter(None, heads):
+        for head in filter(None, (self.net, getattr(self.net, "roi_heads", None))):
             if hasattr(head, "score_thresh"):
                 head.score_thresh = 0.001
+
+
+@contextlib.contextmanager
+def _told_to_train(net: nn.Module) -> Iterator[None]:
+    """torchvision's parts compute losses; norms and dropout keep the mode that they are in."""
+    told = [m for m in net.modules() if not m.training and not isinstance(m, _BatchNorm | nn.Dropout)]
+    for module in told:
+        module.training = True
+    try:
+        yield
+    finally:
+        for module in told:
+            module.training = False
 
 
 def coco_classes(name: str) -> list[str]:
@@ -78,11 +117,11 @@ def coco_classes(name: str) -> list[str]:
     return [f"N/A {number}" if text == "N/A" else text for number, text in enumerate(names, start=1)]
 
 
-def build_torchvision_detector(name: str, num_classes: int, weights: str) -> TorchvisionDetector:
+def build_torchvision_detector(name: str, num_classes: int, weights: str, size: int = 0) -> TorchvisionDetector:
     """A detector in evaluation mode.
 
     Args:
-        num_classes: K.
+        num_classes, size: see `TorchvisionDetector`.
         weights: "default" (published for COCO, downloaded; layers whose shape depends on the classes start afresh where
             K is another), "none", or path or URI of a state dict as torchvision names it.
 
@@ -91,7 +130,7 @@ def build_torchvision_detector(name: str, num_classes: int, weights: str) -> Tor
         CheckpointError: the weights' file is absent, damaged or of another network.
         StorageError: the download failed.
     """
-    detector = TorchvisionDetector(name, num_classes)
+    detector = TorchvisionDetector(name, num_classes, size)
     if weights != "none":
         path = download_once(models.get_model_weights(name).DEFAULT.url) if weights == "default" else weights
         found, own = load_state_dict(path), detector.net.state_dict()

@@ -16,8 +16,13 @@ from torch import Tensor, nn
 
 from cnnray.errors import OptionError
 from cnnray.nn.blocks import PYTORCH
+from cnnray.nn.encoder import Layers
+from cnnray.ops.detections import Candidates
+from cnnray.ops.windows import cut_windows, plan_windows, pyramid, window_boxes
 
 WINDOW = 32  # px
+FILLED = 0.8  # share of a window's side that the longer side of its object takes on average
+_TOGETHER = 256  # windows, where they are looked at one by one
 _WIDTHS = (16, 32)
 _HIDDEN = 128
 
@@ -104,7 +109,58 @@ def _first_channels(network: nn.Sequential) -> int:
     raise OptionError("expected a classifier that begins with convolutions, got one without any")
 
 
-def classify_windows(network: nn.Sequential, images_NCHW: Tensor, size: int) -> Tensor:
-    """Probabilities of every window of float pictures, in one pass: [N, K, rows, columns]; a softmax over K."""
-    found: Tensor = fully_convolutional(network, size)(images_NCHW)
-    return found.softmax(1)
+class WindowDetector(nn.Module):
+    """Objects found by a classifier of windows that looks at every place of a picture, at many scales.
+
+    Its boxes are the windows, without what an object leaves free in them on average: all are squares, and stand where
+    the network's stride and the scales allow.
+
+    Args:
+        num_classes: K; the classifier knows one more, the background, which is the last.
+
+    Attributes:
+        classifier: of windows.
+        one_by_one: whether each window is cut out and looked at by itself: the slow way to the same answers.
+    """
+
+    multiple = 0
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.classifier = WindowNet(num_classes + 1)
+        self.one_by_one = False
+
+    def forward(self, images_NCHW: Tensor) -> list[Candidates]:
+        """All windows of each picture at each scale, in evaluation mode.
+
+        Args:
+            images_NCHW: uint8 [N, 3, H, W].
+        """
+        whole = None if self.one_by_one else fully_convolutional(self.classifier, WINDOW).to(images_NCHW.device)
+        return [self._search(image, whole) for image in images_NCHW]
+
+    def candidates(self, output: list[Candidates], side: int) -> list[Candidates]:
+        """As they are; see `cnnray.nn.detectors.Net`."""
+        return output
+
+    def layers(self) -> Layers:
+        """See `cnnray.nn.detectors.Net`; nothing in it is pre-trained."""
+        return Layers((), 0, (self.classifier,))
+
+    def _search(self, image_CHW: Tensor, whole: nn.Module | None) -> Candidates:
+        stride, scores, boxes = total_stride(self.classifier), [], []
+        for scale, level in pyramid(image_CHW, WINDOW):
+            corners = plan_windows(level.shape[1], level.shape[2], WINDOW, stride)
+            if whole is not None:
+                logits = whole(level[None] / 255)[0].flatten(1).T
+            else:
+                parts = corners.split(_TOGETHER)
+                logits = torch.cat([self.classifier(cut_windows(level, part, WINDOW) / 255) for part in parts])
+            scores.append(logits.float().softmax(1)[:, :-1])
+            boxes.append(window_boxes(corners, WINDOW, scale))
+        if not scores:
+            return Candidates(torch.zeros(0, self.num_classes), torch.zeros(0, 4))
+        margin = (1 - FILLED) / 2 * torch.tensor([1.0, 1.0, -1.0, -1.0])
+        windows = torch.cat(boxes)
+        return Candidates(torch.cat(scores), windows + (windows[:, 2:] - windows[:, :2]).repeat(1, 2) * margin)

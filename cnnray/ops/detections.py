@@ -1,7 +1,7 @@
-"""From what a detector's cells say to what is in the picture, and how good that is for one picture."""
+"""From what a detector takes into account to what is in the picture, and how good that is for one picture."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,22 +27,27 @@ class Found(NamedTuple):
     labels_N: Tensor
 
 
-class Cells(Protocol):
-    """See `cnnray.nn.detect.Answers`."""
+class Candidates(NamedTuple):
+    """What may be in a picture, before repeated answers are suppressed.
 
-    @property
-    def logits_NAK(self) -> Tensor:
-        """Of the classes."""
+    Attributes:
+        scores_AK: of each box for each class, in [0, 1].
+        boxes_A4: xyxy px.
+    """
 
-    @property
-    def boxes_NA4(self) -> Tensor:
-        """In px."""
+    scores_AK: Tensor
+    boxes_A4: Tensor
 
 
-def detections(
-    cells: Cells, least: float, overlap: float, method: str = "hard", class_wise: bool = True, most: int = MOST
-) -> list[Found]:
-    """The objects in each picture of a batch, on the CPU.
+def pick(
+    candidates: Candidates,
+    least: float,
+    overlap: float,
+    method: str = "hard",
+    class_wise: bool = True,
+    most: int = MOST,
+) -> Found:
+    """The objects of one picture, on the CPU. A candidate may stand for several classes.
 
     Args:
         least: lowest score.
@@ -50,22 +55,7 @@ def detections(
         class_wise: whether a box suppresses only those of its own class.
         most: boxes of a picture.
     """
-    return [
-        pick(logits.sigmoid().cpu(), boxes.cpu(), least, overlap, method, class_wise, most)
-        for logits, boxes in zip(cells.logits_NAK, cells.boxes_NA4, strict=True)
-    ]
-
-
-def pick(
-    scores_AK: Tensor,
-    boxes_A4: Tensor,
-    least: float,
-    overlap: float,
-    method: str = "hard",
-    class_wise: bool = True,
-    most: int = MOST,
-) -> Found:
-    """The objects of one picture from its cells; see `detections`. A cell may stand for several classes."""
+    scores_AK, boxes_A4 = (part.cpu() for part in candidates)
     cells, labels = (scores_AK >= max(least, 1e-6)).nonzero(as_tuple=True)
     scores = scores_AK[cells, labels].float()
     if len(scores) > _CANDIDATES:

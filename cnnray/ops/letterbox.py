@@ -40,6 +40,11 @@ class Letterbox:
         outer = (size, size) if not multiple else tuple(multiple * math.ceil(side / multiple) for side in inner)
         return cls(height, width, *inner, *outer)
 
+    @classmethod
+    def none(cls, height: int, width: int) -> "Letterbox":
+        """The picture as it is."""
+        return cls(height, width, height, width, height, width)
+
     def apply(self, image_HWC: NDArray[np.uint8]) -> Tensor:
         """The picture in its box, uint8 [3, outer_height, outer_width] in channels_last memory."""
         planes = torch.from_numpy(np.ascontiguousarray(image_HWC)).permute(2, 0, 1)

@@ -8,7 +8,7 @@ from cnnray.nn.backbones import BACKBONES
 from cnnray.nn.detect import STRIDES, build_detect_net, detection_loss
 from cnnray.nn.fold import fold_batch_norms
 from cnnray.ops.assign import CROWD, PADDING
-from cnnray.ops.detections import detections, picture_precision
+from cnnray.ops.detections import pick, picture_precision
 from tests.detectors import ARCH, draw_shapes
 
 BOXES = torch.tensor([[[5.0, 5, 40, 40]], [[20, 10, 60, 30]]])
@@ -67,6 +67,18 @@ def test_the_loss_is_finite_whatever_there_is(count):
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
 
 
+def test_boxes_without_a_size_leave_the_loss_a_number():
+    """A network that has not settled may say so; the proportions of such a box are 0 / 0."""
+    net = build().train()
+    with torch.no_grad():
+        for head in net.heads:
+            head.sides[2].bias.fill_(-200.0)
+    losses = detection_loss(net(torch.rand(2, 3, 64, 64)), BOXES, torch.tensor([[0], [1]]))
+    losses.total.backward()
+    assert torch.isfinite(losses.total)
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters())
+
+
 def test_padding_changes_nothing_and_a_crowd_costs_nothing():
     net, images = build(), torch.rand(2, 3, 64, 64)
     with torch.no_grad():
@@ -112,5 +124,5 @@ def test_two_pictures_are_learned_by_heart():
         (losses.total / losses.weight).backward()
         optimizer.step()
     with torch.no_grad():
-        found = detections(net(images), 0.3, 0.5)  # statistics of these two pictures
+        found = [pick(c, 0.3, 0.5) for c in net.candidates(net(images), 96)]  # statistics of these two pictures
     assert [picture_precision(*row) for row in zip(found, boxes, labels, strict=True)] == [1, 1]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from cnnray.ops.assign import CROWD, PADDING
-from cnnray.ops.detections import Found, match, pick, picture_precision, to_rows
+from cnnray.ops.detections import Candidates, Found, match, pick, picture_precision, to_rows
 
 
 def found(*rows):
@@ -58,17 +58,17 @@ def test_the_best_answer_takes_the_object_that_fits_best():
 def test_a_cell_may_stand_for_several_classes():
     scores = torch.tensor([[0.9, 0.6], [0.8, 0.1]])
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9]])
-    assert pick(scores, boxes, 0.5, 0.5).labels_N.tolist() == [0, 1]
-    assert pick(scores, boxes, 0.5, 0.5, class_wise=False).labels_N.tolist() == [0]
-    assert pick(scores, boxes, 0.5, 0.95).scores_N.tolist() == pytest.approx([0.9, 0.8, 0.6])
-    assert len(pick(scores, boxes, 0.0, 1.0, most=2).scores_N) == 2
-    assert pick(scores, boxes, 0.95, 0.5).boxes_N4.shape == (0, 4)
+    assert pick(Candidates(scores, boxes), 0.5, 0.5).labels_N.tolist() == [0, 1]
+    assert pick(Candidates(scores, boxes), 0.5, 0.5, class_wise=False).labels_N.tolist() == [0]
+    assert pick(Candidates(scores, boxes), 0.5, 0.95).scores_N.tolist() == pytest.approx([0.9, 0.8, 0.6])
+    assert len(pick(Candidates(scores, boxes), 0.0, 1.0, most=2).scores_N) == 2
+    assert pick(Candidates(scores, boxes), 0.95, 0.5).boxes_N4.shape == (0, 4)
 
 
 def test_very_many_cells_are_cut_to_the_best():
     scores = torch.rand(20_000, 1, generator=torch.Generator().manual_seed(0))
     boxes = torch.arange(20_000.0)[:, None] + torch.tensor([0.0, 0, 0.5, 0.5])
-    assert pick(scores, boxes, 0.0, 0.5).scores_N.tolist() == scores.flatten().topk(300).values.tolist()
+    assert pick(Candidates(scores, boxes), 0.0, 0.5).scores_N.tolist() == scores.flatten().topk(300).values.tolist()
 
 
 def test_rows_are_plain_values():

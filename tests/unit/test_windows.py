@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cnnray.errors import OptionError
-from cnnray.nn.windows import WINDOW, WindowNet, classify_windows, fully_convolutional, total_stride
+from cnnray.nn.windows import FILLED, WINDOW, WindowDetector, WindowNet, fully_convolutional, total_stride
 from cnnray.ops.windows import cut_windows, plan_windows, pyramid, window_boxes
 
 
@@ -27,8 +27,6 @@ def test_one_pass_says_what_the_windows_say(height, width):
         whole = fully_convolutional(classifier, WINDOW)(image[None])[0]
     assert whole.shape == (4, (height - WINDOW) // stride + 1, (width - WINDOW) // stride + 1)
     torch.testing.assert_close(whole.flatten(1).T, windows, atol=1e-4, rtol=1e-4)
-    probabilities = classify_windows(classifier, image[None], WINDOW)[0]
-    torch.testing.assert_close(probabilities.flatten(1).T, windows.softmax(1), atol=1e-4, rtol=1e-4)
 
 
 def test_the_lectures_network():
@@ -95,3 +93,24 @@ def test_the_pyramid_ends_where_no_window_fits():
     assert not list(pyramid(torch.zeros(3, 20, 100, dtype=torch.uint8), 30))
     with pytest.raises(OptionError, match="between 0 and 1, got 1"):
         next(pyramid(torch.zeros(3, 64, 64, dtype=torch.uint8), 30, 1))
+
+
+def test_a_detector_of_windows_says_the_same_in_one_pass_and_one_by_one():
+    detector = WindowDetector(3).eval()
+    detector.classifier.load_state_dict(net(4).state_dict())
+    image = torch.randint(0, 255, (1, 3, 61, 95), dtype=torch.uint8)
+    with torch.no_grad():
+        (fast,) = detector(image)
+        detector.one_by_one = True
+        (slow,) = detector(image)
+    assert len(fast.boxes_A4) == len(slow.boxes_A4) == 8 * 16 + 3 * 9  # at 61 x 95 and at 43 x 67 px
+    torch.testing.assert_close(fast.scores_AK, slow.scores_AK, atol=1e-4, rtol=1e-4)
+    assert torch.equal(fast.boxes_A4, slow.boxes_A4)
+    margin = WINDOW * (1 - FILLED) / 2
+    assert fast.boxes_A4[1].tolist() == pytest.approx([4 + margin, margin, 36 - margin, 32 - margin])
+    assert fast.scores_AK.shape[1] == 3 and (fast.scores_AK.sum(1) <= 1).all()  # the background is the rest
+
+
+def test_a_picture_too_small_for_a_window_holds_nothing():
+    (found,) = WindowDetector(3).eval()(torch.zeros(1, 3, 31, 200, dtype=torch.uint8))
+    assert found.scores_AK.shape == (0, 3) and found.boxes_A4.shape == (0, 4)
