@@ -495,14 +495,20 @@ class DetectConfig(TrainConfig, BoxesConfig):
     """`cnnray train detect`.
 
     Attributes:
-        backbone: a network that `cnnray models` lists.
-        weights: of it: "default", "none" or a path or URI.
+        model: "yolo" (grids of three strides); what came before it: "grid" (the first YOLO: one grid; with 1 cell it
+            localises a single object) and "windows" (a classifier of windows); or one of torchvision's detectors, such
+            as "fcos_resnet50_fpn", to fine-tune.
+        backbone: a network that `cnnray models` lists, of a "yolo" or "grid".
+        weights: of it, or of torchvision's detector (for COCO): "default", "none" or a path or URI.
         freeze: stages of the backbone, counted from the image, that stay as they are; -1 freezes those of stride 4
             and below in a pre-trained one, and none of one without weights.
-        width: channels of the pyramid and the branches.
+        width: channels of a yolo's pyramid and branches.
+        cells: of a grid, along each side.
         size: longer side of the images in px, a multiple of 32.
+        lr: peak learning rate; what torchvision's detectors have learned for COCO learns at a tenth of it.
         backbone_lr: learning rate of a pre-trained backbone, as a share of `lr`.
         augment: preset: "none", "light", "standard" or "strong".
+        mirror: whether augmentation mirrors scenes; not where left and right differ, as in writing.
         mosaic: share of the training scenes that are made of four pictures.
         plain_epochs: at the end, without mosaics, as a share of all epochs.
         val_fraction: of the images, where no split is given.
@@ -510,13 +516,16 @@ class DetectConfig(TrainConfig, BoxesConfig):
         draw_worst: validation images that the report shows.
     """
 
+    model: str = "yolo"
     backbone: str = "efficientnet_lite0"
     weights: str = "default"
     freeze: int = -1
     width: int = 64
+    cells: int = 7
     size: int = 416
     backbone_lr: float = 0.5
     augment: str = "standard"
+    mirror: bool = True
     mosaic: float = 0.5
     plain_epochs: float = 0.2
     val_fraction: float = 0.2
@@ -536,6 +545,7 @@ class DetectConfig(TrainConfig, BoxesConfig):
         BoxesConfig.__post_init__(self)
         _at_least("freeze", self.freeze, -1)
         _at_least("width", self.width, 8)
+        _at_least("cells", self.cells, 1)
         _at_least("draw_worst", self.draw_worst, 0)
         if self.size < 32 or self.size % 32:
             raise OptionError(f"size must be a multiple of 32 px, got {self.size}")

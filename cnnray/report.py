@@ -21,7 +21,8 @@ def training_curves(history: Sequence[Mapping[str, Any]], best_epoch: int, score
     """Loss and score of every epoch, training and validation side by side, as a PNG.
 
     Args:
-        history: rows with train_loss, val_loss, train_score and val_score.
+        history: rows with train_loss, val_loss, train_score and val_score; a training score that always is 0 was not
+            measured, and is not drawn.
         best_epoch: marked by a line; counted from 0.
     """
     figure = Figure(figsize=(10, 3.6), dpi=120, layout="constrained")
@@ -29,6 +30,8 @@ def training_curves(history: Sequence[Mapping[str, Any]], best_epoch: int, score
     for axes, key, label in zip(figure.subplots(1, 2), ("loss", "score"), ("loss", score_name), strict=True):
         for part, name, color in (("train", "training", "#9aa7b4"), ("val", "validation", "#2563a8")):
             values = [row[f"{part}_{key}"] for row in history]
+            if (part, key) == ("train", "score") and not any(values):
+                continue
             axes.plot(epochs, values, color=color, label=name, marker="o" if len(history) < 3 else None)
         axes.axvline(best_epoch + 1, color="#d97706", linewidth=1, linestyle="--", label=f"best: {best_epoch + 1}")
         axes.set(xlabel="epoch", title=label)
@@ -74,12 +77,15 @@ def confusion_picture(matrix_KK: npt.NDArray[np.int64], classes: Sequence[str], 
     return _png(figure)
 
 
-def precision_recall_picture(curves_KR: npt.NDArray[np.floating], classes: Sequence[str], limit: int = 12) -> bytes:
+def precision_recall_picture(
+    curves_KR: npt.NDArray[np.floating], classes: Sequence[str], limit: int = 12, mean: bool = True
+) -> bytes:
     """Precision over recall of every class as a PNG, and their mean in black.
 
     Args:
         curves_KR: precision at evenly spaced recalls from 0 to 1; NaN for a class without objects.
         limit: with more classes only the mean has a name.
+        mean: whether it is drawn.
     """
     figure = Figure(figsize=(7, 4.2), dpi=120, layout="constrained")
     axes, recall = figure.subplots(), np.linspace(0, 1, curves_KR.shape[1])
@@ -88,11 +94,28 @@ def precision_recall_picture(curves_KR: npt.NDArray[np.floating], classes: Seque
     for name, curve in zip(np.array(classes)[known], curves_KR[known], strict=True):
         axes.plot(recall, curve, linewidth=1, alpha=0.9 if named else 0.25, label=name if named else None)
     if known.any():
-        axes.plot(recall, curves_KR[known].mean(axis=0), color="#1c2733", linewidth=2, label="mean")
+        if mean:
+            axes.plot(recall, curves_KR[known].mean(axis=0), color="#1c2733", linewidth=2, label="mean")
         axes.legend(frameon=False, loc="lower left")
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+def picture_grid(rows: Sequence[Sequence[npt.NDArray[np.uint8]]], titles: Sequence[str]) -> bytes:
+    """Pictures [H, W, 3] in rows and columns as a PNG, with a title above each column."""
+    high, wide = rows[0][0].shape[:2]
+    width = 12.0  # inches
+    cell = width / len(titles)
+    figure = Figure(figsize=(width, len(rows) * cell * high / wide + 0.4), dpi=120, layout="constrained")
+    panels = figure.subplots(len(rows), len(titles), squeeze=False)
+    for line, pictures in zip(panels, rows, strict=True):
+        for axes, picture in zip(line, pictures, strict=True):
+            axes.imshow(picture)
+            axes.axis("off")
+    for axes, title in zip(panels[0], titles, strict=True):
+        axes.set_title(title, fontsize=9)
     return _png(figure)
 
 

@@ -5,7 +5,7 @@ YOLOv4, Bochkovskiy et al. 2020, arXiv:2004.10934, section 3.4 (mosaic)
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -124,12 +124,16 @@ _PRESETS: dict[str, dict[str, object]] = {
 }
 
 
-def build_scene_maker(preset: str, size: int) -> SceneMaker:
+def build_scene_maker(preset: str, size: int, mirror: bool = True) -> SceneMaker:
     """The augmentation of that name for scenes of [size, size]; "strong" also turns scenes upside down.
+
+    Args:
+        mirror: False leaves left and right, top and bottom as they are: for writing, or traffic signs.
 
     Raises:
         UnknownNameError: no such preset.
     """
     if preset not in _PRESETS:
         raise UnknownNameError("augmentation preset", preset, _PRESETS)
-    return SceneMaker(size, **_PRESETS[preset])  # type: ignore[arg-type]
+    maker = SceneMaker(size, **_PRESETS[preset])  # type: ignore[arg-type]
+    return maker if mirror else replace(maker, flips=(0.0, 0.0))

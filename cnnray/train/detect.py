@@ -13,6 +13,9 @@ import hashlib
 from dataclasses import replace
 from typing import Any
 
+import torch
+from torch import nn
+
 from cnnray import cluster, files
 from cnnray.config import DetectConfig
 from cnnray.data.annotations import Annotations
@@ -23,15 +26,18 @@ from cnnray.data.formats import read_annotations
 from cnnray.data.predict_detect import measure
 from cnnray.data.runs import RunFolder
 from cnnray.nn.checkpoint import Card, load_checkpoint, save_checkpoint
-from cnnray.nn.detect import build_detect_net
+from cnnray.nn.detectors import build_detector
 from cnnray.page import Picture, Section, write_page
 from cnnray.report import training_curves
 from cnnray.train.classify import fingerprint
-from cnnray.train.detect_task import architecture, build_parts
+from cnnray.train.detect_data import build_parts
+from cnnray.train.detect_task import architecture
 from cnnray.train.launch import plan_stream
 from cnnray.train.loop import best_epoch
 from cnnray.train.outcome import CHECKPOINT, train_and_export
 from cnnray.train.state import State, Tensors
+
+_SCORE = "average precision of a picture, IoU 0.5"
 
 
 def train_detect(source: str, out: str, config: DetectConfig, *, address: str | None = None) -> dict[str, Any]:
@@ -52,7 +58,7 @@ def train_detect(source: str, out: str, config: DetectConfig, *, address: str | 
     """
     source, out = files.absolute(source), files.absolute(out)
     annotations = read_annotations(source, config.images)
-    network = build_detect_net(architecture(config), len(annotations.categories), config.weights)
+    network = build_checked(config, len(annotations.categories))
     folder = RunFolder.open(out, config, "detect", source=source)
     cluster.connect(address)
     good = check_boxes(folder, annotations, config)
@@ -86,6 +92,18 @@ def train_detect(source: str, out: str, config: DetectConfig, *, address: str | 
     )
 
 
+def build_checked(config: DetectConfig, num_classes: int) -> nn.Module:
+    """The network before training, after it was shown one picture: what does not fit is told now, not by a worker.
+
+    Raises:
+        UnknownNameError, CheckpointError, StorageError, OptionError: as `build_detector`.
+    """
+    network: nn.Module = build_detector(architecture(config), num_classes, config.weights)
+    with torch.no_grad():
+        network(torch.zeros(1, 3, config.size, config.size, dtype=torch.uint8))
+    return network
+
+
 def _finish(folder: RunFolder, state: State, val: Annotations, config: DetectConfig) -> BoxJudge:
     """Measure the best checkpoint on the validation images, as it will serve; figures, page."""
     checkpoint, best = folder.path(CHECKPOINT), best_epoch(state.history, config.monitor)
@@ -98,20 +116,34 @@ def _finish(folder: RunFolder, state: State, val: Annotations, config: DetectCon
         {"validation": judge.figures, "best_epoch": best, "history": history, "classes": judge.table},
     )
     caption = f"{len(history)} epochs; the checkpoint is from epoch {best + 1}, the best one"
-    curves = Picture(training_curves(state.history, best, "average precision of a picture, IoU 0.5"), caption)
     result, *others = judge.sections(config.draw_worst)
-    subtitle = f"YOLO on {config.backbone}, {len(val.categories)} classes, checked on {val.table.num_rows:,} images"
+    subtitle = f"{describe(config)}, {len(val.categories)} classes, checked on {val.table.num_rows:,} images"
+    score = "share of windows that are right" if config.model == "windows" else _SCORE
+    curves = Picture(training_curves(state.history, best, score), caption)
     write_page(folder.path("report.html"), "Detector", [result, Section("Training", [curves]), *others], subtitle)
     return judge
 
 
+def describe(config: DetectConfig) -> str:
+    """The model in words."""
+    own = {
+        "yolo": f"YOLO on {config.backbone}",
+        "grid": f"{config.cells} x {config.cells} cells on {config.backbone}",
+        "windows": "sliding windows",
+    }
+    return own.get(config.model, config.model)
+
+
 def _export(annotations: Annotations, config: DetectConfig, content: str, weights: Tensors) -> tuple[Tensors, Card]:
     """Tensors and card of a checkpoint that needs nothing beside it."""
+    windows = config.model == "windows"
+    if windows:  # what was trained is a part of it
+        weights = {f"classifier.{name}": tensor for name, tensor in weights.items()}
     card = Card(
         task="detect",
         arch=architecture(config),
         classes=list(annotations.categories),
-        input={"size": config.size, "category_ids": list(annotations.category_ids)},
+        input={"size": 0 if windows else config.size, "category_ids": list(annotations.category_ids)},
         metrics={},
         data_hash=content,
     )

@@ -1,50 +1,45 @@
-"""A YOLO as a task of the training loop, and images with boxes as its data.
+"""Detectors as tasks of the training loop; see `cnnray.nn.detectors` for the models.
 
-Legend: b examples of a worker's part of a batch, S px side of the scenes, M boxes of the fullest one, K classes. A
-batch is (images_bCHW uint8 [b, 3, S, S] in channels_last memory, boxes_bM4 float32 xyxy px, labels_bM int64 with
-PADDING and CROWD, see `cnnray.ops.assign`).
+Legend: b pictures of a worker's part of a batch, S px side of the scenes, M boxes of the fullest one, W windows of a
+picture, K classes. A batch is (images_bCHW uint8 [b, 3, S, S], boxes_bM4 float32 xyxy px, labels_bM int64 with PADDING
+and CROWD), of windows (windows uint8 [b, W, 3, 32, 32], labels_bW int64); see `cnnray.train.detect_data`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnray.config import DetectConfig
-from cnnray.data.feature_store import read_parquet
-from cnnray.data.fetch import fetch_known
-from cnnray.data.stream import Batch, Stream
-from cnnray.errors import DataError, ImageError
-from cnnray.nn.detect import DetectNet, build_detect_net, detection_loss
-from cnnray.ops.assign import CROWD, PADDING
-from cnnray.ops.decode import decode
-from cnnray.ops.detections import detections, picture_precision
-from cnnray.ops.letterbox import Letterbox
-from cnnray.ops.scenes import Labelled, SceneMaker, build_scene_maker
-from cnnray.ops.seeds import generator_for, seed_for
-from cnnray.train.image_data import to_tensors
+from cnnray.nn.detect import Losses, detection_loss
+from cnnray.nn.detectors import build_detector
+from cnnray.nn.grid import grid_loss, grid_targets
+from cnnray.nn.torchvision_detectors import DETECTORS
+from cnnray.nn.windows import WindowNet
+from cnnray.ops.detections import pick, picture_precision
 from cnnray.train.loop import Step
 from cnnray.train.optim import Group
-from cnnray.train.plan import BatchPlan, Planner
 
-VAL_BATCH = 16
 _LEAST_SCORE = 0.01
-_LOW_STRIDE = 4
-_SPAN = 2**20  # seeds of an epoch's draws lie apart from those of the next
+_PUBLISHED_LR = 0.1  # of layers that were trained for COCO and are near their goal
 
 
-def architecture(config: DetectConfig) -> dict[str, object]:
-    """What `build_detect_net` builds the network from."""
-    return {"backbone": config.backbone, "width": config.width}
+def architecture(config: DetectConfig) -> dict[str, Any]:
+    """What `build_detector` builds the network from."""
+    own: dict[str, dict[str, Any]] = {
+        "yolo": {"backbone": config.backbone, "width": config.width},
+        "grid": {"backbone": config.backbone, "cells": config.cells},
+        "windows": {},
+    }
+    return {"model": config.model} | own.get(config.model, {"size": config.size})
 
 
 @dataclass(frozen=True)
 class DetectTask:
-    """See `loop.Task`.
+    """A network that is shown whole scenes; see `loop.Task`.
 
     Attributes:
         config: of the run.
@@ -54,193 +49,69 @@ class DetectTask:
     config: DetectConfig
     num_classes: int
 
-    def build(self) -> DetectNet:
+    def build(self) -> nn.Module:
         """The network before training."""
-        return build_detect_net(architecture(self.config), self.num_classes, self.config.weights)
+        network: nn.Module = build_detector(architecture(self.config), self.num_classes, self.config.weights)
+        return network
+
+    def groups(self, model: Any) -> Sequence[Group]:
+        """All above the frozen stages learns from the start, a pre-trained backbone more slowly."""
+        stages, num_low, others = model.layers()
+        config, fresh = self.config, self.config.weights == "none"
+        published = config.model in DETECTORS and not fresh
+        rate = _PUBLISHED_LR if published else 1.0
+        frozen = config.freeze if config.freeze >= 0 else 0 if fresh else num_low
+        backbone = Group(stages[frozen:], rate * (1.0 if fresh else config.backbone_lr), frozen_norms=published)
+        return [backbone, Group(others, rate, frozen_norms=published)]
+
+    def step(self, model: Any, batch: tuple[Tensor, ...]) -> Step:
+        """Loss of the batch; the score is the mean average precision of each picture at IoU 0.5.
+
+        In evaluation only, else 0: suppression would take a third of the time of a small network's training step.
+        """
+        images, boxes, labels = batch
+        evaluates = not torch.is_grad_enabled()
+        output = model(images) if evaluates or self.config.model not in DETECTORS else None
+        if self.config.model in DETECTORS:
+            losses = Losses(model(images, boxes, labels) * len(images), boxes.new_tensor(float(len(images))))
+        else:
+            losses = self._losses(output, images, boxes, labels)
+        score = self._score(model, output, images, boxes, labels) if evaluates else 0.0
+        return Step(losses.total, losses.weight, losses.total.new_tensor(score), len(images))
+
+    def _losses(self, output: Any, images: Tensor, boxes: Tensor, labels: Tensor) -> Losses:
+        if self.config.model == "yolo":
+            return detection_loss(output, boxes, labels)
+        target = grid_targets(boxes, labels, self.config.cells, self.num_classes, images.shape[-1])
+        return Losses(grid_loss(output, target.to(output)).sum(), output.new_tensor(float(len(images))))
+
+    def _score(self, net: Any, output: Any, images: Tensor, boxes: Tensor, labels: Tensor) -> float:
+        found = [pick(c, _LEAST_SCORE, self.config.overlap) for c in net.candidates(output, images.shape[-1])]
+        return sum(picture_precision(f, b, n) for f, b, n in zip(found, boxes.cpu(), labels.cpu(), strict=True))
+
+
+@dataclass(frozen=True)
+class WindowTask:
+    """A classifier of windows, the background among its classes; see `loop.Task`.
+
+    Attributes:
+        num_classes: K, without the background.
+    """
+
+    num_classes: int
+
+    def build(self) -> WindowNet:
+        """The classifier before training."""
+        return WindowNet(self.num_classes + 1)
 
     def groups(self, model: nn.Module) -> Sequence[Group]:
-        """All above the frozen stages learns from the start, a pre-trained backbone more slowly."""
-        assert isinstance(model, DetectNet)
-        stages, fresh = list(model.encoder.stages), self.config.weights == "none"
-        frozen = self.config.freeze
-        if frozen < 0:
-            low = [
-                n
-                for n, stride in zip(model.encoder.kept, model.encoder.strides[1:], strict=True)
-                if stride <= _LOW_STRIDE
-            ]
-            frozen = 0 if fresh or not low else low[-1] + 1
-        backbone = Group(tuple(stages[frozen:]), 1.0 if fresh else self.config.backbone_lr)
-        return [backbone, Group((model.pyramid, model.heads))]
+        """All of it."""
+        return [Group((model,))]
 
     def step(self, model: nn.Module, batch: tuple[Tensor, ...]) -> Step:
-        """Loss of the batch; the score, in evaluation, is the mean average precision of each picture at IoU 0.5."""
-        images, boxes, labels = batch
-        answers = model(images)
-        losses = detection_loss(answers, boxes, labels)
-        score = torch.zeros(())
-        if not model.training:
-            found = detections(answers, _LEAST_SCORE, self.config.overlap)
-            parts = [picture_precision(f, b, n) for f, b, n in zip(found, boxes.cpu(), labels.cpu(), strict=True)]
-            score = torch.tensor(sum(parts))
-        return Step(losses.total, losses.weight, score.to(images.device), len(images))
-
-
-@dataclass(frozen=True)
-class SceneBatches:
-    """Makes a batch from its rows; travels to the tasks that run it.
-
-    Attributes:
-        scenes: makes random scenes.
-        seed: of the run.
-    """
-
-    scenes: SceneMaker
-    seed: int
-
-    def __call__(self, unit: pa.Table) -> Batch:
-        """Decode pictures and compose scenes.
-
-        Args:
-            unit: `id, draw, parts`: parts is a list of one picture or four, each `path, boxes, labels`; a random scene
-                where `draw` is above 0, else the one picture in a letterbox.
-
-        Returns:
-            image uint8 [b, S, S, 3], boxes float32 [b, M, 4], labels int64 [b, M].
-
-        Raises:
-            DataError: a picture that was good when the run began is no longer.
-            StorageError: a file cannot be read.
-        """
-        made = [self._scene(row) for row in unit.to_pylist()]
-        images = np.stack([scene.image_CHW.permute(1, 2, 0).numpy() for scene in made])
-        most = max(1, *(len(scene.labels_M) for scene in made))
-        boxes = np.zeros((len(made), most, 4), np.float32)
-        labels = np.full((len(made), most), PADDING, np.int64)
-        for at, scene in enumerate(made):
-            boxes[at, : len(scene.labels_M)] = scene.boxes_M4.numpy()
-            labels[at, : len(scene.labels_M)] = scene.labels_M.numpy()
-        return {"image": images, "boxes": boxes, "labels": labels}
-
-    def _scene(self, row: dict[str, Any]) -> Labelled:
-        parts = [self._picture(part) for part in row["parts"]]
-        if row["draw"]:
-            return self.scenes(parts, generator_for(row["id"], self.seed, row["draw"]))
-        ((image, boxes, labels),) = parts
-        letterbox = Letterbox.fit(image.shape[1], image.shape[2], self.scenes.size)
-        return Labelled(letterbox.apply(image.permute(1, 2, 0).numpy()), letterbox.into(boxes), labels)
-
-    def _picture(self, part: dict[str, Any]) -> Labelled:
-        try:
-            image = decode(fetch_known(part["path"]))
-        except ImageError as error:
-            raise DataError(f"expected {part['path']}, which was good when the run began: {error}") from error
-        boxes = torch.tensor(part["boxes"], dtype=torch.float32).reshape(-1, 4)
-        return Labelled(
-            torch.from_numpy(image).permute(2, 0, 1), boxes, torch.tensor(part["labels"], dtype=torch.int64)
-        )
-
-
-@dataclass(frozen=True)
-class DetectData:
-    """Images with boxes, divided; implements `loop.Data`.
-
-    Attributes:
-        train, val: `id, path, boxes, labels`; labels may be CROWD.
-        planner: of the epochs.
-        mosaic, plain_from: share of scenes of four, until this epoch.
-        maker, stream: of the batches.
-    """
-
-    train: pa.Table
-    val: pa.Table
-    planner: Planner
-    mosaic: float
-    plain_from: int
-    maker: SceneBatches
-    stream: Stream = field(repr=False)
-
-    @property
-    def num_steps(self) -> int:
-        """Global batches in an epoch."""
-        return self.planner.num_steps
-
-    def batch_ids(self, epoch: int, step: int) -> list[str]:
-        """Ids of the pictures in a global batch, without those beside them in mosaics."""
-        plan = list(self.planner.epoch(epoch))[step]
-        return [self.train["id"][int(item)].as_py() for item in plan.items]
-
-    def train_batches(self, epoch: int, rank: int, world: int) -> Iterator[tuple[Tensor, ...]]:
-        """This worker's part of each batch of an epoch: every picture once, and what stands beside it."""
-        units = [self._unit(plan.part(rank, world), epoch) for plan in self.planner.epoch(epoch)]
-        return map(to_tensors, self.stream(units, self.maker))
-
-    def val_batches(self, rank: int, world: int) -> Iterator[tuple[Tensor, ...]]:
-        """This worker's part of the validation pictures, whole."""
-        mine = range(rank, self.val.num_rows, world)
-        rows = [{"id": self.val["id"][at].as_py(), "draw": 0, "parts": [_part(self.val, at)]} for at in mine]
-        units = [_table(rows[at : at + VAL_BATCH]) for at in range(0, len(rows), VAL_BATCH)]
-        return map(to_tensors, self.stream(units, self.maker))
-
-    def _unit(self, plan: BatchPlan, epoch: int) -> pa.Table:
-        rows = []
-        for item, view in zip(plan.items.tolist(), plan.views.tolist(), strict=True):
-            name = self.train["id"][item].as_py()
-            items = [item, *self._beside(name, view, epoch)]
-            rows.append({"id": name, "draw": view, "parts": [_part(self.train, at) for at in items]})
-        return _table(rows)
-
-    def _beside(self, name: str, view: int, epoch: int) -> list[int]:
-        """Three other pictures of a mosaic, or none: by the picture and its view alone."""
-        draws = [seed_for(f"{name}|mosaic {at}", self.maker.seed, view) for at in range(4)]
-        if epoch >= self.plain_from or draws[0] % _SPAN >= self.mosaic * _SPAN:
-            return []
-        return [draw % self.train.num_rows for draw in draws[1:]]
-
-
-_ROW = pa.schema(
-    {
-        "id": pa.string(),
-        "draw": pa.int64(),
-        "parts": pa.list_(
-            pa.struct({"path": pa.string(), "boxes": pa.list_(pa.list_(pa.float32())), "labels": pa.list_(pa.int64())})
-        ),
-    }
-)
-
-
-def _table(rows: Sequence[Mapping[str, object]]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), _ROW)
-
-
-def _part(table: pa.Table, at: int) -> dict[str, object]:
-    return {name: table[name][at].as_py() for name in ("path", "boxes", "labels")}
-
-
-def build_detect_data(train: pa.Table, val: pa.Table, config: DetectConfig, stream: Stream) -> DetectData:
-    """The data of a run.
-
-    Args:
-        train, val: of `Annotations.table`.
-        config: size, augmentation, batch size, seed.
-        stream: where batches are made.
-    """
-    planner = Planner(counts=None, num_items=train.num_rows, batch_size=config.batch_size, seed=config.seed)
-    maker = SceneBatches(build_scene_maker(config.augment, config.size), config.seed)
-    plain_from = round(config.epochs * (1 - config.plain_epochs))
-    return DetectData(_marked(train), _marked(val), planner, config.mosaic, plain_from, maker, stream)
-
-
-def _marked(table: pa.Table) -> pa.Table:
-    """The columns that are needed; crowds in place of their class."""
-    rows = zip(table["labels"].to_pylist(), table["crowd"].to_pylist(), strict=True)
-    labels = [[CROWD if crowd else label for label, crowd in zip(*row, strict=True)] for row in rows]
-    return table.select(["id", "path", "boxes"]).append_column("labels", pa.array(labels, pa.list_(pa.int64())))
-
-
-def build_parts(
-    train: str, val: str, num_classes: int, config: DetectConfig, stream: Stream
-) -> tuple[DetectTask, DetectData]:
-    """Task and data of a run, the same in every process; `train` and `val` are URIs of their tables."""
-    data = build_detect_data(read_parquet(train), read_parquet(val), config, stream)
-    return DetectTask(config, num_classes), data
+        """Cross-entropy of the windows; the score is the share that is right."""
+        windows, labels = (part.flatten(0, 1) for part in batch)
+        logits = model(windows / 255).float()
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        score = (logits.argmax(1) == labels).sum()
+        return Step(loss, loss.new_tensor(float(len(labels))), score, len(labels))

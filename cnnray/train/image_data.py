@@ -166,7 +166,7 @@ class ImageData:
 def to_tensors(batch: Batch) -> tuple[Tensor, ...]:
     """Arrays of a stream, which may lie in shared memory, as tensors of this process."""
     images, *others = batch.values()
-    return torch.from_numpy(images.copy()).permute(0, 3, 1, 2), *(torch.from_numpy(a.copy()) for a in others)
+    return torch.from_numpy(images.copy()).movedim(-1, -3), *(torch.from_numpy(a.copy()) for a in others)
 
 
 def build_image_data(index: pa.Table, spec: BackboneSpec, config: FinetuneConfig, stream: Stream) -> ImageData:
