@@ -11,8 +11,9 @@ data = App(name="data", help="Look at, convert and split data sets.")
 features = App(name="features", help="Frozen-backbone features, resumable and verified.")
 train = App(name="train", help="Train models.")
 evaluate = App(name="evaluate", help="Measure a checkpoint on labelled images.")
+compare = App(name="compare", help="Measure several checkpoints on the same images.")
 predict = App(name="predict", help="Predict a folder: Parquet, masks or COCO JSON.")
 serve = App(name="serve", help="The HTTP service.")
 query = App(name="query", help="Ask a running service.")
-for group in (data, features, train, evaluate, predict, serve, query):
+for group in (data, features, train, evaluate, compare, predict, serve, query):
     app.command(group)

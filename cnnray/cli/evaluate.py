@@ -1,8 +1,8 @@
-"""`cnnray evaluate`: a checkpoint against what is known of images."""
+"""`cnnray evaluate`, `cnnray compare`: a checkpoint, or several, against what is known of images."""
 
 from typing import Annotated, Any
 
-from cnnray.cli.app import Flat, evaluate
+from cnnray.cli.app import Flat, compare, evaluate
 from cnnray.cli.console import say, table
 from cnnray.config import DetectPredictConfig, PredictConfig, SegmentPredictConfig
 
@@ -83,3 +83,28 @@ def evaluate_detect(
     figures = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("map50", "map") if metrics[name] is not None)
     say(f"{figures} on {metrics['images']:,} images, report in {out}/report.html")
     return metrics
+
+
+@compare.command(name="detect")
+def compare_detect(
+    source: str,
+    /,
+    *checkpoints: str,
+    out: str,
+    config: Annotated[DetectPredictConfig, Flat] = DetectPredictConfig(),  # noqa: B008 (frozen)
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Several detectors on the same images, with their figures, curves and boxes on one page; the same command resumes.
+
+    Args:
+        source: images with boxes, as for `train detect`.
+        checkpoints: of detectors, or torchvision's names; at least two.
+        out: a folder for the evaluations and a report.
+        address: of a Ray cluster; without it a local one is started.
+    """
+    from cnnray.data.compare_detect import compare_detect as run
+
+    rows = run(checkpoints, source, out, config, address=address)
+    table("Detectors", rows, ["name", "map50", "map", "ar_100", "ms", "params"])
+    say(f"report in {out}/report.html")
+    return {"detectors": rows}

@@ -110,21 +110,26 @@ class BoxJudge:
             sections.append(Section("Worst images", [about, Gallery(pictures)]))
         return sections
 
-    def _worst(self, draw: int) -> list[Picture]:
-        scored = sorted(
-            (picture_precision(self._shown(row["id"]), *_objects(row)), row["id"], at)
-            for at, row in enumerate(self._rows)
-        )
-        return [self._picture(self._rows[at], score) for score, _, at in scored[:draw] if score < 1]
+    def score(self, at: int) -> float:
+        """Average precision at IoU 0.5 of one image, by what is shown of it; see `picture_precision`."""
+        row = self._rows[at]
+        return picture_precision(self._shown(row["id"]), *_objects(row))
 
-    def _picture(self, row: Mapping[str, Any], score: float) -> Picture:
+    def drawn(self, at: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """An image with its true boxes in white and the answers in colour, small."""
+        row = self._rows[at]
         found, boxes = self._shown(row["id"]), np.array(row["boxes"]).reshape(-1, 4)
         image = Image.fromarray(decode(fetch_known(row["path"])))
         image.thumbnail((PICTURE, PICTURE))
         scale = image.width / row["width"]
         parts = (found.boxes_N4.numpy() * scale, found.labels_N.numpy(), self.truth.categories, found.scores_N.numpy())
-        drawn = draw_boxes(np.asarray(image), *parts, truth_M4=boxes * scale)
-        return Picture(png(drawn), f"{row['id']}\nAP50 {score:.3f}")
+        return draw_boxes(np.asarray(image), *parts, truth_M4=boxes * scale)
+
+    def _worst(self, draw: int) -> list[Picture]:
+        scored = sorted((self.score(at), row["id"], at) for at, row in enumerate(self._rows))
+        return [
+            Picture(png(self.drawn(at)), f"{name}\nAP50 {score:.3f}") for score, name, at in scored[:draw] if score < 1
+        ]
 
     def _shown(self, name: str) -> Found:
         found = self._answers[name]

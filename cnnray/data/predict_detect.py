@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from cnnray import cluster, files
@@ -150,24 +151,23 @@ def evaluate_detect(
     """
     annotations = read_annotations(files.absolute(source), config.images)
     run, checkpoint, classes, _ = _open(checkpoint, source, out, config)
-    place = {name: at for at, name in enumerate(annotations.categories)}
-    unknown = sorted(place.keys() - set(classes))
+    unknown = sorted(set(annotations.categories) - set(classes))
     if unknown:
         raise DataError(
             f"expected categories among the {len(classes)} that {checkpoint} knows, but {source} has "
             f"{', '.join(unknown[:5])}{' ...' if len(unknown) > 5 else ''}"
         )
     cluster.connect(address)
-    good = check_boxes(run, annotations, config)
+    check_boxes(run, annotations, config)
     nothing = pa.nulls(annotations.table.num_rows, pa.string())
     index = annotations.table.select(["id", "path"]).append_column("label", nothing)
     index = index.append_column("split", annotations.table["split"])
     table = _predict(run, checkpoint, index, config, replace(_search(config), confidence=ALL))
     count_predictions(run.uri, index, table)
-    judge = BoxJudge(good, _found(table, place), config.confidence)
+    judge = load_judge(out, annotations, config.confidence)
     metrics = judge.figures | {
         "classes": judge.table,
-        "images": good.table.num_rows,
+        "images": judge.truth.table.num_rows,
         "quarantined": read_quarantine(out).num_rows,
         "problems": annotations.codes,
     }
@@ -175,8 +175,20 @@ def evaluate_detect(
     files.write_json(run.path("metrics.json"), metrics)
     subtitle = f"{checkpoint} on {source}"
     write_page(run.path("report.html"), "Evaluation", judge.sections(config.draw_worst), subtitle)
-    run.finish({"images": good.table.num_rows, "metrics": judge.figures})
+    run.finish({"images": judge.truth.table.num_rows, "metrics": judge.figures})
     return metrics
+
+
+def load_judge(out: str, annotations: Annotations, confidence: float) -> BoxJudge:
+    """What an evaluation in the run folder `out` has predicted, against the truth about the images that it could read.
+
+    Args:
+        annotations: of the images, all of them.
+        confidence: see `BoxJudge`.
+    """
+    table = read_predictions(out, SCHEMA)
+    good = annotations.only(pc.is_in(annotations.table["id"], value_set=table["id"].combine_chunks()))
+    return BoxJudge(good, _found(table, {name: at for at, name in enumerate(annotations.categories)}), confidence)
 
 
 def measure(checkpoint: str, truth: Annotations, confidence: float, overlap: float) -> BoxJudge:

@@ -1,16 +1,13 @@
 """`features build` for real: small photo folders through Ray Data, killed, resumed, grown, damaged."""
 
-import contextlib
 import io
 import os
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pytest
 import torch
@@ -28,6 +25,7 @@ from cnnray.data.units import plan_units
 from cnnray.errors import DataError, QuarantineError, RunFolderError, UnknownNameError
 from cnnray.infer.embed import Embedder
 from cnnray.nn.backbones import build_backbone, build_extractor
+from tests.killing import actors, kill_all, kill_next_actor, wait_for_parts
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 FAST = {"compile": False}
@@ -211,52 +209,16 @@ def test_killed_driver_and_killed_actor_lose_no_row_and_double_none(tmp_path):
     clean = build_features(str(src), str(tmp_path / "clean" / "run"), FeaturesConfig(reuse="none", **FAST))
     out = tmp_path / "killed" / "run"
     driver = start_build(src, out, tmp_path)
-    wait_for_parts(out, 1, driver)
+    wait_for_parts(out / "features", 1, driver)
     kill_all(driver)
     stored = len(files.list_files(str(out / "features")))
     assert stored and not files.exists(str(out / "manifest.json"))
     with ThreadPoolExecutor() as pool:
-        killed = pool.submit(kill_next_actor, seen=actors())
+        killed = pool.submit(kill_next_actor, "FeatureStage", seen=actors("FeatureStage"))
         manifest = build_features(str(src), str(out), FeaturesConfig(reuse="none", **FAST))
         assert killed.result()
     assert manifest["content_sha256"] == clean["content_sha256"]
     assert 0 < manifest["resumed"] < 300
-
-
-def kill_all(driver):
-    """The driver and its Ray cluster at once, as when the machine goes down."""
-    processes = [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    driver.communicate()
-
-
-def wait_for_parts(out, count, driver):
-    deadline = time.monotonic() + 120
-    while len(files.list_files(str(out / "features"))) < count:
-        assert driver.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def actors():
-    """Embedding actors of this process's cluster."""
-    found = set()
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):  # it ended while we looked
-            if "FeatureStage" in " ".join(process.cmdline()):
-                found.add(process)
-    return found
-
-
-def kill_next_actor(seen):
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for process in actors() - seen:
-            process.kill()
-            return True
-        time.sleep(0.05)
-    return False
 
 
 @pytest.fixture

@@ -2,22 +2,31 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchvision import models
 
 from cnnray.config import BoxesConfig, DetectConfig, DetectPredictConfig, SearchConfig
+from cnnray.data.compare_detect import compare_detect
 from cnnray.data.formats import read_annotations
 from cnnray.data.inspect import inspect_boxes
 from cnnray.data.predict import read_predictions
 from cnnray.data.predict_detect import SCHEMA, evaluate_detect, measure, predict_detect
-from cnnray.errors import DataError, QuarantineError, RunFolderError
+from cnnray.errors import DataError, OptionError, QuarantineError, RunFolderError, UnknownNameError
 from cnnray.infer.detect import Detector
+from cnnray.nn.checkpoint import load_checkpoint
 from cnnray.ops.decode import decode
 from cnnray.train.detect import train_detect
 from tests.detectors import draw_shapes, save_detector, write_shapes
+from tests.killing import actors, kill_all, kill_next_actor, wait_for_parts
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -74,6 +83,100 @@ def test_from_shapes_to_a_detector_that_is_evaluated_and_predicts(tmp_path):
     content = json.loads((out / "detections.json").read_text())
     assert len(content["annotations"]) == found["boxes"] == sum(len(row["scores"]) for row in rows)
     assert [entry["file_name"] for entry in content["images"]] == ["deep/31.png", "deep/32.png"]
+
+
+def trained(source, out, **changes):
+    return train_detect(source, str(out), dataclasses.replace(SMALL, **changes))
+
+
+def test_what_came_before_yolo_is_trained_and_compared_on_one_page(tmp_path):
+    """A classifier of windows, and a grid of cells; both are evaluated like any other detector."""
+    source = write_shapes(tmp_path / "shapes", 40, height=96, width=96)
+    windows = trained(source, tmp_path / "windows", model="windows", epochs=16, lr=0.01, ema=0.0)
+    grid = trained(source, tmp_path / "grid", model="grid", cells=3, mosaic=0.0, epochs=14)
+    held = write_shapes(tmp_path / "held", 8)
+    rows = compare_detect([windows["checkpoint"], grid["checkpoint"]], held, str(tmp_path / "page"), QUICK)
+    assert [row["name"] for row in rows] == ["windows", "grid 3x3 residual:width=0.25"]
+    assert all(row["map50"] > 0.15 and row["ms"] > 0 and row["params"] > 10_000 for row in rows), rows
+    for row in rows:
+        alone = measure(row["checkpoint"], read_annotations(held), 0.3, QUICK.overlap)
+        assert {name: row[name] for name in alone.figures} == pytest.approx(alone.figures)
+    assert json.loads((tmp_path / "page" / "metrics.json").read_text()) == rows
+    page = (tmp_path / "page" / "report.html").read_text()
+    assert "grid 3x3 residual:width=0.25" in page and page.count("data:image/png") == 2
+    again = compare_detect([windows["checkpoint"], grid["checkpoint"]], held, str(tmp_path / "page"), QUICK)
+    assert [row["map"] for row in again] == [row["map"] for row in rows]
+    with pytest.raises(OptionError, match="at least two detectors to compare, got 1"):
+        compare_detect([windows["checkpoint"]], held, str(tmp_path / "page"), QUICK)
+
+
+def test_torchvisions_detectors_are_tuned_from_published_weights(tmp_path):
+    """Random weights stand for COCO's: what they begin with is what the frozen part ends with."""
+    name = "ssdlite320_mobilenet_v3_large"
+    torch.manual_seed(0)
+    published = models.get_model(name, weights=None, weights_backbone=None).state_dict()
+    torch.save(published, tmp_path / "coco.pth")
+    source = write_shapes(tmp_path / "shapes", 8)
+    weights = str(tmp_path / "coco.pth")
+    manifest = trained(source, tmp_path / "run", model=name, weights=weights, epochs=2, lr=0.01)
+    tensors, card = load_checkpoint(manifest["checkpoint"], "detect")
+    assert card.arch == {"model": name, "size": 96} and card.classes == ["square", "bar"]
+    low = {f"backbone.features.0.{at}." for at in range(4)}
+    for key, tensor in published.items():
+        ours = tensors[f"net.{key}"]
+        if any(key.startswith(prefix) for prefix in low):
+            assert torch.equal(ours, tensor), key
+        elif key.endswith(("running_mean", "running_var")):
+            assert torch.equal(ours, tensor), key  # statistics of few pictures are worse than COCO's
+    learned = "backbone.features.1.3.0.weight"
+    assert not torch.equal(tensors[f"net.{learned}"], published[learned])
+    (found,) = Detector.load(manifest["checkpoint"]).predict([draw_shapes(1)[0]], SearchConfig(confidence=0.0))
+    assert len(found.scores_N) and set(found.labels_N.tolist()) <= {0, 1}
+
+
+def test_two_workers_at_half_the_batch_learn_what_one_learns(tmp_path):
+    source = write_shapes(tmp_path / "shapes", 20)
+    # which cell learns what is a choice of the best ones: large steps would make much of the last bits
+    config = {"epochs": 2, "precision": "float32", "mosaic": 0.5, "lr": 2e-4}
+    for workers in (1, 2):
+        trained(source, tmp_path / str(workers), workers=workers, **config)
+    one, two = (json.loads((tmp_path / n / "metrics.json").read_text())["history"] for n in ("1", "2"))
+    for name in ("train_loss", "val_loss", "val_score"):
+        np.testing.assert_allclose([row[name] for row in two], [row[name] for row in one], rtol=1e-3, atol=1e-3)
+
+
+def test_models_that_do_not_fit_are_told_before_anything_starts(tmp_path):
+    source = write_shapes(tmp_path / "shapes", 4)
+    with pytest.raises(UnknownNameError, match="unknown detector 'yolo9000'; known: .*fcos_resnet50_fpn"):
+        trained(source, tmp_path / "a", model="yolo9000")
+    with pytest.raises(OptionError, match="at least 224 px for 7 x 7 cells, got 96 x 96 px"):
+        trained(source, tmp_path / "b", model="grid")
+    assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
+
+
+def test_killed_predictions_go_on_and_end_with_the_same_boxes(tmp_path):
+    checkpoint, photos = save_detector(tmp_path / "detector"), tmp_path / "photos"
+    photos.mkdir()
+    for seed in range(300):
+        Image.fromarray(draw_shapes(seed)[0]).save(photos / f"{seed:03d}.png")
+    config = dataclasses.replace(QUICK, confidence=0.02)
+    whole = predict_detect(checkpoint, str(photos), str(tmp_path / "whole"), config)
+    out = tmp_path / "killed"
+    words = ["predict", "detect", checkpoint, photos, "--out", out, "--confidence", 0.02, "--workers", 1]
+    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "cnnray", *map(str, words)]
+    driver = subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
+    wait_for_parts(out / "predictions", 1, driver)
+    kill_all(driver)
+    assert not (out / "manifest.json").exists()
+    with ThreadPoolExecutor() as pool:
+        killed = pool.submit(kill_next_actor, "DetectStage", seen=actors("DetectStage"))
+        manifest = predict_detect(checkpoint, str(photos), str(out), config)
+        assert killed.result()
+    assert (manifest["predictions"], manifest["boxes"]) == (300, whole["boxes"])
+    assert read_predictions(str(out), SCHEMA).equals(read_predictions(str(tmp_path / "whole"), SCHEMA))
+    ours, theirs = (json.loads((folder / "detections.json").read_text()) for folder in (out, tmp_path / "whole"))
+    assert ours == theirs
 
 
 def test_a_data_set_is_counted_and_what_is_wrong_is_listed(tmp_path):

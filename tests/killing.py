@@ -1,0 +1,46 @@
+"""SIGKILL for what a test has started: drivers with their clusters, and actors."""
+
+import contextlib
+import time
+
+import psutil
+
+from cnnray import files
+
+
+def kill_all(driver):
+    """The driver and its Ray cluster at once, as when the machine goes down."""
+    processes = [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    driver.communicate()
+
+
+def wait_for_parts(folder, count, driver):
+    """Until `driver` has stored so many files in a folder."""
+    deadline = time.monotonic() + 120
+    while len(files.list_files(str(folder))) < count:
+        assert driver.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def actors(stage):
+    """Processes of this process's cluster that run the class of this name."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it ended while we looked
+            if stage in " ".join(process.cmdline()):
+                found.add(process)
+    return found
+
+
+def kill_next_actor(stage, seen):
+    """SIGKILL to the first one that is not among `seen`; whether there was one."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for process in actors(stage) - seen:
+            process.kill()
+            return True
+        time.sleep(0.05)
+    return False
