@@ -33,15 +33,17 @@ def models(*, measure: bool = True, cost: str | None = None, out: str | None = N
 
 
 @app.command
-def demo(*, out: str = "runs/demo") -> dict[str, Any]:
-    """The whole system on embedded data: digits to features to a head to a served classifier. Offline.
+def demo(*, out: str = "runs/demo", scenes: int = 1000, road: bool = False) -> dict[str, Any]:
+    """The whole system on embedded data: digits to a classifier, scenes to a detector, both served. Offline.
 
     Args:
         out: folder of the demo; an earlier demo in it is replaced.
+        scenes: that the detector learns from; with fewer it is quicker and worse.
+        road: train and compare what came before YOLO, too.
     """
     from cnnray.demo import run_demo
 
-    return run_demo(out)
+    return run_demo(out, scenes=scenes, road=road)
 
 
 def _cost_page(name: str, out: str) -> None:

@@ -1,0 +1,113 @@
+"""The road to YOLO on scenes with handwritten digits: each step trained, and all compared.
+
+1. A classifier of windows that slides over the scene at many scales.
+2. The same classifier turned fully convolutional: the same answers in one pass.
+3. Classification with localisation: one object, one box; trained on scenes of a single, large digit.
+4. The first YOLO: a grid of cells, each of which does that.
+5. A YOLO of today.
+"""
+
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnnray.config import DetectConfig, DetectPredictConfig, SearchConfig
+from cnnray.data.compare_detect import compare_detect
+from cnnray.data.fetch import fetch_known
+from cnnray.data.formats import read_annotations
+from cnnray.infer.detect import Detector
+from cnnray.page import Picture, Section, Table, Text
+from cnnray.train.detect import train_detect
+
+_COMMON: dict[str, Any] = {"size": 192, "augment": "light", "mirror": False, "mosaic": 0.0, "lr": 1e-3, "ema": 0.98}
+YOLO = DetectConfig(**_COMMON, epochs=7, backbone_lr=1.0)
+_GRID: dict[str, Any] = {"model": "grid", "backbone_lr": 1.0}
+STEPS = {
+    "windows": DetectConfig(**(_COMMON | {"lr": 4e-3}), model="windows", epochs=6, weights="none"),
+    "localise": DetectConfig(**_COMMON, **_GRID, cells=1, epochs=8),
+    "grid": DetectConfig(**_COMMON, **_GRID, cells=6, epochs=10),
+}
+NAMES = {
+    "windows": "sliding windows",
+    "localise": "localisation of one object",
+    "grid": "YOLO, 6 x 6 cells",
+    "yolo": "YOLO of today",
+}
+ABOUT = {
+    "windows": "a classifier of 32 px windows at every place and scale; its boxes are squares",
+    "localise": "one box and its class for the whole picture; learned on scenes of one large digit",
+    "grid": "every cell answers for the object whose centre it holds",
+    "yolo": "three grids on a feature pyramid, task-aligned assignment",
+}
+TIMED = 5
+
+
+def train_road(folder: Path, yolo: str) -> dict[str, Any]:
+    """Train what came before YOLO, and compare all on scenes of one digit and of several.
+
+    Args:
+        folder: has FOLDER/several and FOLDER/single, see `write_scenes`; the runs are written beside them.
+        yolo: checkpoint of the detector of today.
+
+    Returns:
+        "several", "single": a row for each step, see `compare_detect`; and what `one_pass_or_many` returns.
+    """
+    checkpoints = {}
+    for name, config in STEPS.items():
+        learned = folder / ("single" if name == "localise" else "several")
+        checkpoints[name] = train_detect(str(learned), str(folder / name), config)["checkpoint"]
+    checkpoints["yolo"] = yolo
+    result: dict[str, Any] = {}
+    for scenes in ("several", "single"):
+        truth, out = str(folder / scenes / "test.json"), str(folder / f"compared-{scenes}")
+        shown = DetectPredictConfig(draw_worst=3)
+        result[scenes] = compare_detect(list(checkpoints.values()), truth, out, shown, names=list(NAMES.values()))
+    return result | one_pass_or_many(checkpoints["windows"], str(folder / "several" / "test.json"))
+
+
+def one_pass_or_many(checkpoint: str, source: str) -> dict[str, float]:
+    """Time of all windows of a scene cut out one by one, and in one fully convolutional pass.
+
+    Returns:
+        "one_by_one_ms", "one_pass_ms": medians on one core, decoding included; "largest_difference" between the scores
+        of both.
+    """
+    detector = Detector.load(checkpoint, device="cpu", precision="float32", threads=1)
+    contents = [fetch_known(path) for path in read_annotations(source).table["path"].to_pylist()[:TIMED]]
+    search = SearchConfig(confidence=0.05)
+    times: dict[bool, list[float]] = {True: [], False: []}
+    largest = 0.0
+    for content in contents:
+        found = {}
+        for one_by_one, taken in times.items():
+            detector.look_one_by_one(one_by_one)
+            started = time.perf_counter()
+            (found[one_by_one],) = detector.predict([content], search)
+            taken.append(1000 * (time.perf_counter() - started))
+        slow, fast = (np.sort(found[key].scores_N) for key in (True, False))  # type: ignore[union-attr]
+        assert len(slow) == len(fast), "both look at the same windows"
+        largest = max(largest, float(np.abs(slow - fast).max(initial=0.0)))
+    slow_ms, fast_ms = (round(statistics.median(taken), 1) for taken in times.values())
+    return {"one_by_one_ms": slow_ms, "one_pass_ms": fast_ms, "largest_difference": largest}
+
+
+def road_sections(folder: Path, result: dict[str, Any]) -> list[Section]:
+    """What a page says about the road: a table of the steps, and what each sees in the same scenes."""
+    several, single = ({row["name"]: row for row in result[scenes]} for scenes in ("several", "single"))
+    rows = [
+        (name, ABOUT[key], single[name]["map50"], several[name]["map50"], several[name]["ms"], several[name]["params"])
+        for key, name in NAMES.items()
+    ]
+    passes = (
+        f"All windows of a scene at all scales take {result['one_by_one_ms']:,.0f} ms cut out and classified one by "
+        f"one, and {result['one_pass_ms']:,.0f} ms when the classifier's linear layers are written as convolutions: "
+        f"{result['one_by_one_ms'] / result['one_pass_ms']:.0f} times as fast, with the same answers (scores differ by "
+        f"at most {result['largest_difference']:.0e}). Times are of one core."
+    )
+    header = ("step", "what it is", "AP50, one large digit", "AP50, 1 to 6 digits", "ms", "parameters")
+    table = Table(header, rows, frozenset(header[2:4]))
+    grid = Picture((folder / "compared-several" / "same.png").read_bytes(), "white: the truth; in colour: the answers")
+    return [Section("The road to YOLO", [table, Text(passes), grid])]

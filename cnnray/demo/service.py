@@ -1,0 +1,61 @@
+"""The demo's service: one classifier and one detector, asked over HTTP about images that neither has seen."""
+
+import time
+from typing import Any
+
+from cnnray import files
+from cnnray.client import Client
+from cnnray.config import ServeConfig
+from cnnray.data.feature_store import INDEX, read_parquet
+from cnnray.data.formats import read_annotations
+from cnnray.serve.app import down, up
+
+ASKED = 60
+
+
+def validation_images(features: str) -> list[tuple[str, str]]:
+    """Path and true class of some validation images of a features run, evenly spread over it."""
+    index = read_parquet(files.join(features, INDEX)).to_pylist()
+    held_out = [(row["path"], row["label"]) for row in index if row["split"] == "val"]
+    return held_out[:: max(1, len(held_out) // ASKED)][:ASKED]
+
+
+def held_out_scenes(source: str, count: int) -> list[str]:
+    """Paths of the first scenes of a COCO file."""
+    paths: list[str] = read_annotations(source).table["path"].to_pylist()[:count]
+    return paths
+
+
+def ask_service(classifier: str, detector: str, digits: list[tuple[str, str]], scenes: list[str]) -> dict[str, Any]:
+    """Start the service, ask it about each image, end it.
+
+    Args:
+        classifier, detector: checkpoints.
+        digits: path and true class of images to classify.
+        scenes: paths of images to search.
+
+    Returns:
+        "digits": of each path, truth, label, probability, ms; "scenes": of each path, number of objects, ms, and the
+        image with its boxes as PNG.
+    """
+    url = up(ServeConfig(classifier=classifier, detector=detector, port=0))
+    try:
+        with Client(url) as client:
+            answers = [_classified(client, *image) for image in digits]
+            return {"digits": answers, "scenes": [_searched(client, path) for path in scenes]}
+    finally:
+        down()
+
+
+def _classified(client: Client, path: str, truth: str) -> dict[str, Any]:
+    began = time.perf_counter()
+    answer = client.classify(path)
+    spent = (time.perf_counter() - began) * 1000
+    return {"path": path, "truth": truth, "label": answer.label, "probability": answer.probability, "ms": spent}
+
+
+def _searched(client: Client, path: str) -> dict[str, Any]:
+    began = time.perf_counter()
+    found = client.detect(path)
+    spent = (time.perf_counter() - began) * 1000
+    return {"path": path, "objects": len(found.objects), "ms": spent, "drawn": client.draw_objects(path)}
