@@ -497,7 +497,8 @@ class DetectConfig(TrainConfig, BoxesConfig):
     Attributes:
         model: "yolo" (grids of three strides); what came before it: "grid" (the first YOLO: one grid; with 1 cell it
             localises a single object) and "windows" (a classifier of windows); or one of torchvision's detectors, such
-            as "fcos_resnet50_fpn", to fine-tune.
+            as "fcos_resnet50_fpn", to fine-tune (these divide their losses by what is in a worker's part of a batch,
+            so that with them the number of workers makes a small difference).
         backbone: a network that `cnnray models` lists, of a "yolo" or "grid".
         weights: of it, or of torchvision's detector (for COCO): "default", "none" or a path or URI.
         freeze: stages of the backbone, counted from the image, that stay as they are; -1 freezes those of stride 4

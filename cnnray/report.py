@@ -21,16 +21,15 @@ def training_curves(history: Sequence[Mapping[str, Any]], best_epoch: int, score
     """Loss and score of every epoch, training and validation side by side, as a PNG.
 
     Args:
-        history: rows with train_loss, val_loss, train_score and val_score; a training score that always is 0 was not
-            measured, and is not drawn.
+        history: rows with train_loss, val_loss, val_score and, where it was measured, train_score.
         best_epoch: marked by a line; counted from 0.
     """
     figure = Figure(figsize=(10, 3.6), dpi=120, layout="constrained")
     epochs = range(1, len(history) + 1)
     for axes, key, label in zip(figure.subplots(1, 2), ("loss", "score"), ("loss", score_name), strict=True):
         for part, name, color in (("train", "training", "#9aa7b4"), ("val", "validation", "#2563a8")):
-            values = [row[f"{part}_{key}"] for row in history]
-            if (part, key) == ("train", "score") and not any(values):
+            values = [row[f"{part}_{key}"] for row in history if f"{part}_{key}" in row]
+            if not values:
                 continue
             axes.plot(epochs, values, color=color, label=name, marker="o" if len(history) < 3 else None)
         axes.axvline(best_epoch + 1, color="#d97706", linewidth=1, linestyle="--", label=f"best: {best_epoch + 1}")

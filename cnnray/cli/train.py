@@ -91,7 +91,7 @@ def train_detect(
     config: Annotated[DetectConfig, Flat] = DetectConfig(),  # noqa: B008 (frozen)
     address: str | None = None,
 ) -> dict[str, Any]:
-    """Train a YOLO on images with boxes; the same command resumes.
+    """Train a YOLO or another detector on images with boxes; the same command resumes.
 
     Args:
         source: a COCO file, or a folder in COCO's, Pascal VOC's or YOLO's layout.

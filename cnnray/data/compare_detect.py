@@ -15,14 +15,17 @@ from typing import Any
 import numpy as np
 
 from cnnray import files
-from cnnray.config import DetectPredictConfig, SearchConfig
+from cnnray.config import DetectPredictConfig
 from cnnray.data.annotations import Annotations
 from cnnray.data.detect_report import BoxJudge
 from cnnray.data.fetch import fetch_known
 from cnnray.data.formats import read_annotations
-from cnnray.data.predict_detect import evaluate_detect, load_judge
-from cnnray.errors import OptionError
-from cnnray.infer.detect import Detector
+from cnnray.data.predict_detect import evaluate_detect, is_evaluated, load_judge, search_of
+from cnnray.errors import OptionError, RunFolderError
+from cnnray.infer.detect import TASK, Detector
+from cnnray.nn.checkpoint import load_card
+from cnnray.nn.detectors import describe
+from cnnray.nn.torchvision_detectors import DETECTORS
 from cnnray.page import Picture, Section, Table, Text, write_page
 from cnnray.report import picture_grid, precision_recall_picture
 
@@ -53,20 +56,23 @@ def compare_detect(
 
     Raises:
         OptionError: fewer than two detectors.
+        RunFolderError: `out` holds something else, or a comparison of others or with other settings.
         UserError, StorageError: as `evaluate_detect`.
     """
     if len(checkpoints) < 2:
         raise OptionError(f"expected at least two detectors to compare, got {len(checkpoints)}")
+    if files.exists(files.join(out, "config.toml")):
+        raise RunFolderError(f"expected a new folder or an earlier comparison as --out, but {out} holds a run")
     named = dict(zip(names, checkpoints, strict=True)) if names else name_detectors(checkpoints)
     annotations = read_annotations(files.absolute(source), config.images)
     rows, judges = [], {}
     for name, checkpoint in named.items():
         place = files.join(files.absolute(out), "detectors", re.sub(r"[^\w.=-]+", "_", name))
-        if not files.exists(files.join(place, "manifest.json")):
+        if not is_evaluated(checkpoint, source, place, config):
             evaluate_detect(checkpoint, source, place, config, address=address)
         judges[name] = load_judge(place, annotations, config.confidence)
         detector = Detector.load(checkpoint, weights=config.weights, device="cpu", threads=1)
-        facts = {"ms": milliseconds(detector, judges[name].truth), "params": detector.num_params}
+        facts = {"ms": milliseconds(detector, judges[name].truth, config), "params": detector.num_params}
         rows.append({"name": name, "checkpoint": checkpoint, **judges[name].figures, **facts})
     files.write_json(files.join(out, "metrics.json"), rows)
     grid = same_images(judges, config.draw_worst)
@@ -78,19 +84,20 @@ def compare_detect(
 
 
 def name_detectors(checkpoints: Sequence[str]) -> dict[str, str]:
-    """Checkpoints by names short enough for a page: of the model, numbered where two are alike."""
+    """Checkpoints by what they are in words, numbered where two are alike."""
     named: dict[str, str] = {}
     for checkpoint in checkpoints:
-        plain = Detector.load(checkpoint, device="cpu", threads=1).title
+        arch = {"model": checkpoint} if checkpoint in DETECTORS else load_card(files.absolute(checkpoint), TASK).arch
+        plain = describe(arch)
         alike = sum(name.split(" #")[0] == plain for name in named)
         named[f"{plain} #{alike + 1}" if alike else plain] = checkpoint
     return named
 
 
-def milliseconds(detector: Detector, truth: Annotations) -> float:
+def milliseconds(detector: Detector, truth: Annotations, config: DetectPredictConfig) -> float:
     """Median time for one image, decoded and searched on one core."""
     contents = [fetch_known(path) for path in truth.table["path"].to_pylist()[:TIMED]]
-    search, times = SearchConfig(), []
+    search, times = search_of(config), []
     detector.predict(contents[:1], search)  # the first one is slower
     for content in contents:
         started = time.perf_counter()
@@ -115,7 +122,7 @@ def comparison_sections(
     ]
     curves = np.stack([np.nanmean(judge.precision.curves_KR, axis=0) for judge in judges.values()])
     picture = Picture(precision_recall_picture(curves, list(judges), mean=False), "mean of the classes, at IoU 0.5")
-    about = Text("Time for one image on one core, decoding included, in ms. Parameters after folding batch norms.")
+    about = Text("Time for one image on one core, decoding included, in ms.")
     sections = [
         Section("Figures", [Table(header, lines, frozenset(_TITLES[:3])), about]),
         Section("Precision and recall", [picture]),

@@ -37,6 +37,7 @@ from cnnray.ops.overlay import png
 from cnnray.page import write_page
 
 RESULTS = "detections.json"
+_KIND = "detections"
 MEASURED_TOGETHER = 16
 ALL = 0.001  # least score for average precision: what is below comes too late to count
 SCHEMA = pa.schema(
@@ -125,7 +126,7 @@ def predict_detect(
     run, checkpoint, classes, numbers = _open(checkpoint, source, out, config)
     cluster.connect(address)
     index = load_index(run, files.absolute(source), config)
-    table = _predict(run, checkpoint, index, config, _search(config))
+    table = _predict(run, checkpoint, index, config, search_of(config))
     counts = count_predictions(run.uri, index, table)
     files.write_bytes(run.path(RESULTS), json.dumps(coco_results(table, classes, numbers)).encode())
     manifest = run.finish(counts | {"boxes": sum(map(len, table["scores"].to_pylist()))})
@@ -162,7 +163,7 @@ def evaluate_detect(
     nothing = pa.nulls(annotations.table.num_rows, pa.string())
     index = annotations.table.select(["id", "path"]).append_column("label", nothing)
     index = index.append_column("split", annotations.table["split"])
-    table = _predict(run, checkpoint, index, config, replace(_search(config), confidence=ALL))
+    table = _predict(run, checkpoint, index, config, replace(search_of(config), confidence=ALL))
     count_predictions(run.uri, index, table)
     judge = load_judge(out, annotations, config.confidence)
     metrics = judge.figures | {
@@ -222,23 +223,38 @@ def coco_results(table: pa.Table, classes: Sequence[str], numbers: Sequence[int]
     return {"images": images, "annotations": found, "categories": names}
 
 
+def is_evaluated(checkpoint: str, source: str, out: str, config: DetectPredictConfig) -> bool:
+    """Whether `out` holds the finished evaluation of this detector on these images, with these settings.
+
+    Raises:
+        RunFolderError: a finished run is there, but another one.
+    """
+    checkpoint, _, _, identity = _known(checkpoint, config)
+    return RunFolder.is_finished(out, config, _KIND, source=f"{files.absolute(source)} by {identity}")
+
+
+def _known(checkpoint: str, config: DetectPredictConfig) -> tuple[str, list[str], list[int], str]:
+    """A detector's place, its classes and their numbers, and what tells its weights from others."""
+    if checkpoint in DETECTORS:
+        classes = coco_classes(checkpoint)
+        return checkpoint, classes, list(range(1, len(classes) + 1)), f"{checkpoint} {config.weights}"
+    checkpoint = files.absolute(checkpoint)
+    card = load_card(checkpoint, TASK)
+    numbers = card.input.get("category_ids") or list(range(1, len(card.classes) + 1))
+    return checkpoint, card.classes, numbers, card.weights_sha256
+
+
 def _open(
     checkpoint: str, source: str, out: str, config: DetectPredictConfig
 ) -> tuple[RunFolder, str, list[str], list[int]]:
     source, out = files.absolute(source), files.absolute(out)
-    if checkpoint in DETECTORS:
-        classes = coco_classes(checkpoint)
-        numbers, identity = list(range(1, len(classes) + 1)), f"{checkpoint} {config.weights}"
-    else:
-        checkpoint = files.absolute(checkpoint)
-        card = load_card(checkpoint, TASK)
-        classes, identity = card.classes, card.weights_sha256
-        numbers = card.input.get("category_ids") or list(range(1, len(classes) + 1))
+    checkpoint, classes, numbers, identity = _known(checkpoint, config)
     # the weights are part of the run's identity: a resumed run must not mix two detectors
-    return RunFolder.open(out, config, "detections", source=f"{source} by {identity}"), checkpoint, classes, numbers
+    return RunFolder.open(out, config, _KIND, source=f"{source} by {identity}"), checkpoint, classes, numbers
 
 
-def _search(config: DetectPredictConfig) -> SearchConfig:
+def search_of(config: DetectPredictConfig) -> SearchConfig:
+    """What a command asks of its detector."""
     return SearchConfig(**{field.name: getattr(config, field.name) for field in fields(SearchConfig)})
 
 

@@ -49,7 +49,6 @@ class RunFolder:
         Raises:
             RunFolderError: it is finished, made with other settings, or a folder of something else.
         """
-        wanted = {"kind": kind, "source": source, **dataclasses.asdict(config)}
         if files.exists(files.join(uri, "manifest.json")):
             raise RunFolderError(
                 f"expected a new or unfinished run folder, but the run in {uri} is finished; choose another --out"
@@ -57,8 +56,7 @@ class RunFolder:
         config_uri = files.join(uri, "config.toml")
         resumed = files.exists(config_uri)
         if resumed:
-            defaults = {f.name: f.default for f in dataclasses.fields(config)}  # of options younger than the run
-            _check_same(uri, wanted, defaults | tomllib.loads(files.read_bytes(config_uri).decode()))
+            _check_same(uri, config, kind, source)
         else:
             _check_empty(uri)
             text = to_toml(config)
@@ -66,6 +64,18 @@ class RunFolder:
         run = cls(uri, kind, config, resumed, source)
         files.write_bytes(run.path(OWNER), run.token.encode())
         return run
+
+    @staticmethod
+    def is_finished(uri: str, config: Any, kind: str, *, source: str = "") -> bool:
+        """Whether the folder holds the finished run of these settings; False where it holds none, or not to its end.
+
+        Raises:
+            RunFolderError: the finished run is another.
+        """
+        if not files.exists(files.join(uri, "manifest.json")):
+            return False
+        _check_same(uri, config, kind, source)
+        return True
 
     def path(self, *parts: str) -> str:
         """URI of something inside the folder."""
@@ -145,7 +155,10 @@ class _Head:
     source: str
 
 
-def _check_same(uri: str, wanted: dict[str, Any], found: dict[str, Any]) -> None:
+def _check_same(uri: str, config: Any, kind: str, source: str) -> None:
+    wanted = {"kind": kind, "source": source, **dataclasses.asdict(config)}
+    found = {f.name: f.default for f in dataclasses.fields(config)}  # of options younger than the run
+    found |= tomllib.loads(files.read_bytes(files.join(uri, "config.toml")).decode())
     for key in wanted.keys() | found.keys():
         if key not in RESUMABLE_WITH and wanted.get(key) != found.get(key):
             raise RunFolderError(

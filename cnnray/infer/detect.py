@@ -99,19 +99,13 @@ class Detector:
     @property
     def name(self) -> str:
         """Network and first digits of the weights' hash: changes when the weights do."""
-        return f"{self.title.replace(' ', '_')}@{self.card.weights_sha256[:12]}"
-
-    @property
-    def title(self) -> str:
-        """Model and backbone, such as "yolo efficientnet_lite0"."""
         arch = self.card.arch
-        cells = f"{arch['cells']}x{arch['cells']}" if "cells" in arch else ""
-        return " ".join(filter(None, (arch["model"], cells, arch.get("backbone"))))
+        return f"{'_'.join(filter(None, (arch['model'], arch.get('backbone'))))}@{self.card.weights_sha256[:12]}"
 
     @property
     def num_params(self) -> int:
-        """Numbers in the network's weights and statistics; batch norms are folded."""
-        return sum(tensor.numel() for tensor in self._net.state_dict().values())
+        """Numbers that it has learned; those of batch norms are folded into others where the model is our own."""
+        return sum(parameter.numel() for parameter in self._net.parameters())
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -149,16 +143,6 @@ class Detector:
         """
         searches = [search] * len(images) if isinstance(search, SearchConfig) else list(search)
         return list(self._pool.map(self._answer, images, searches))
-
-    def look_one_by_one(self, yes: bool) -> None:
-        """Whether a classifier of windows looks at each by itself, and not at all in one pass: slow, for comparison.
-
-        Raises:
-            OptionError: the detector is another model.
-        """
-        if self.card.arch["model"] != "windows":
-            raise OptionError(f"expected a detector of windows, got {self.title}")
-        self._net.one_by_one = yes
 
     def self_test(self) -> None:
         """Search a grey image, to see that the whole way works.
@@ -202,7 +186,7 @@ class Detector:
             return found._replace(boxes_N4=box.back(found.boxes_N4))
 
     def _letterbox(self, height: int, width: int) -> Letterbox:
-        """How an image is shown; what was published by others, and what has no size of its own, gets it as it is."""
+        """How an image is shown; what others have trained gets it as it is."""
         size = self.card.input.get("size", 0)
         return Letterbox.fit(height, width, size, self._net.multiple) if size else Letterbox.none(height, width)
 

@@ -153,7 +153,7 @@ class DetectNet(nn.Module):
         return [Candidates(*pair) for pair in zip(output.logits_NAK.sigmoid(), output.boxes_NA4, strict=True)]
 
     def layers(self) -> Layers:
-        """See `cnnray.nn.detectors.Net`."""
+        """See `cnnray.nn.detectors.Learner`."""
         return Layers(tuple(self.encoder.stages), self.encoder.num_low, (self.pyramid, self.heads))
 
 

@@ -24,7 +24,8 @@ class Net(Protocol):
     """What all detectors have; each is a torch module.
 
     Attributes:
-        multiple: of which the sides of pictures must be; 0 wants squares (of the size that it was trained with).
+        multiple: of which the sides of pictures must be, whose longer one is as in training; 0: pictures must be such
+            squares.
     """
 
     multiple: int
@@ -39,6 +40,10 @@ class Net(Protocol):
             output: of the network in evaluation mode.
             side: of the pictures, where they are squares.
         """
+
+
+class Learner(Net, Protocol):
+    """What those have that are shown whole pictures in training: all but windows, whose classifier learns alone."""
 
     def layers(self) -> Layers:
         """Its parts, as they learn."""
@@ -58,6 +63,16 @@ def _torchvision(arch: Mapping[str, Any], num_classes: int, weights: str) -> nn.
 BUILDERS: dict[str, Build] = {"yolo": build_detect_net, "grid": build_grid_net, "windows": _windows} | dict.fromkeys(
     DETECTORS, _torchvision
 )
+
+
+def describe(arch: Mapping[str, Any]) -> str:
+    """A detector in words, such as "YOLO on resnet18"."""
+    own: dict[str, Callable[[], str]] = {
+        "yolo": lambda: f"YOLO on {arch['backbone']}",
+        "grid": lambda: f"{arch['cells']} x {arch['cells']} cells on {arch['backbone']}",
+        "windows": lambda: "sliding windows",
+    }
+    return own.get(arch["model"], lambda: str(arch["model"]))()
 
 
 def build_detector(arch: Mapping[str, Any], num_classes: int, weights: str = "none") -> Any:

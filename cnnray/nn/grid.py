@@ -24,7 +24,6 @@ from cnnray.ops.detections import Candidates
 
 _BOX, _EMPTY = 5.0, 0.5  # the paper's weights of boxes, and of cells without an object
 _WIDTH, _HIDDEN, _GROUPS = 128, 256, 8
-_TINY = 1e-6
 _PLACES = 6  # of the map, along each side, at least
 
 
@@ -64,7 +63,7 @@ class GridNet(nn.Module):
         )
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        """What the cells say, float32 [N, S, S, 5 + K]: p_c and centre in [0, 1], sizes above 0, classes sum to 1.
+        """What the cells say, float32 [N, S, S, 5 + K], still to be squeezed into ranges: see `answers`.
 
         Args:
             images_NCHW: uint8 in 0..255 or float in [0, 1], [N, 3, H, W].
@@ -82,22 +81,27 @@ class GridNet(nn.Module):
                 f"{self.cells} cells, got {images_NCHW.shape[-1]} x {images_NCHW.shape[-2]} px"
             )
         places = F.adaptive_avg_pool2d(self.mix(deepest), self.cells * self.covered)
-        found = self.head(places).permute(0, 2, 3, 1).float()
-        # the square root of a size is learned, as in the paper
-        parts = (found[..., :3].sigmoid(), F.softplus(found[..., 3:5]).square(), found[..., 5:].softmax(-1))
-        return torch.cat(parts, dim=-1)
+        said: Tensor = self.head(places).permute(0, 2, 3, 1).float()
+        return said
 
     def candidates(self, output: Tensor, side: int) -> list[Candidates]:
         """Every cell's box, p_c times its class's probability as score; see `cnnray.nn.detectors.Net`."""
         found = []
-        for grid in output.cpu():
+        for grid in answers(output.cpu()):
             boxes, scores, labels = decode_grid(grid, side)
             found.append(Candidates(F.one_hot(labels, grid.shape[-1] - 5) * scores[:, None], boxes))
         return found
 
     def layers(self) -> Layers:
-        """See `cnnray.nn.detectors.Net`."""
+        """See `cnnray.nn.detectors.Learner`."""
         return Layers(tuple(self.encoder.stages), self.encoder.num_low, (self.mix, self.head))
+
+
+def answers(said: Tensor) -> Tensor:
+    """What cells say, in range: p_c and centre in [0, 1], sizes above 0, classes that sum to 1; [..., 5 + K]."""
+    # the square root of a size is learned, as in the paper
+    parts = (said[..., :3].sigmoid(), F.softplus(said[..., 3:5]).square(), said[..., 5:].softmax(-1))
+    return torch.cat(parts, dim=-1)
 
 
 def grid_targets(boxes_bM4: Tensor, labels_bM: Tensor, cells: int, num_classes: int, size: float) -> Tensor:
@@ -106,20 +110,23 @@ def grid_targets(boxes_bM4: Tensor, labels_bM: Tensor, cells: int, num_classes: 
     return torch.stack([encode_grid(b[n >= 0], n[n >= 0], cells, num_classes, size) for b, n in rows])
 
 
-def grid_loss(found_bSSF: Tensor, target_bSSF: Tensor) -> Tensor:
+def grid_loss(said_bSSF: Tensor, target_bSSF: Tensor) -> Tensor:
     """The loss of each picture, summed over its cells: [b]. With one cell it is that of a single object's localisation.
 
     Of p_c in every cell, logistic (half in empty ones). Where there is an object, that is where the target's p_c is 1,
     also five times the squared error of centre and root of width and height, and the logarithm of its class's
     probability: elsewhere nobody knows them. The paper (equation 3) squares all errors, which hardly teaches a
     probability that is wrong for sure.
+
+    Args:
+        said_bSSF: the network's output.
+        target_bSSF: of `grid_targets`.
     """
     has_object = target_bSSF[..., 0]
-    known = found_bSSF.clamp(min=_TINY)
-    of_presence = F.binary_cross_entropy(found_bSSF[..., 0], has_object, reduction="none")
-    of_centres = (found_bSSF[..., 1:3] - target_bSSF[..., 1:3]).square().sum(-1)
-    of_sizes = (known[..., 3:5].sqrt() - target_bSSF[..., 3:5].sqrt()).square().sum(-1)
-    of_classes = -(target_bSSF[..., 5:] * known[..., 5:].log()).sum(-1)
+    of_presence = F.binary_cross_entropy_with_logits(said_bSSF[..., 0], has_object, reduction="none")
+    of_centres = (said_bSSF[..., 1:3].sigmoid() - target_bSSF[..., 1:3]).square().sum(-1)
+    of_sizes = (F.softplus(said_bSSF[..., 3:5]) - target_bSSF[..., 3:5].sqrt()).square().sum(-1)
+    of_classes = -(target_bSSF[..., 5:] * said_bSSF[..., 5:].log_softmax(-1)).sum(-1)
     total: Tensor = of_presence * torch.where(has_object > 0, 1.0, _EMPTY)
     return (total + has_object * (_BOX * (of_centres + of_sizes) + of_classes)).sum((1, 2))
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from cnnray.errors import OptionError
 from cnnray.nn.blocks import PYTORCH
-from cnnray.nn.encoder import Layers
 from cnnray.ops.detections import Candidates
 from cnnray.ops.windows import cut_windows, plan_windows, pyramid, window_boxes
 
@@ -68,7 +67,7 @@ def fully_convolutional(network: nn.Sequential, size: int) -> nn.Sequential:
     """
     network = copy.deepcopy(network).eval()
     layers: list[nn.Module] = []
-    x = torch.zeros(1, _first_channels(network), size, size)
+    x = torch.zeros(1, _first_channels(network), size, size, device=next(network.parameters()).device)
     shape: tuple[int, ...] | None = None  # of the map that was flattened
     for layer in network:
         before = tuple(x.shape[1:])
@@ -94,7 +93,8 @@ def fully_convolutional(network: nn.Sequential, size: int) -> nn.Sequential:
 
 def _as_convolution(linear: nn.Linear, shape: tuple[int, ...]) -> nn.Conv2d:
     channels, height, width = shape
-    conv = nn.Conv2d(channels, linear.out_features, (height, width), bias=linear.bias is not None)
+    kernel, device = (height, width), linear.weight.device
+    conv = nn.Conv2d(channels, linear.out_features, kernel, bias=linear.bias is not None, device=device)
     with torch.no_grad():
         conv.weight.copy_(linear.weight.reshape(conv.weight.shape))
         if conv.bias is not None:
@@ -123,30 +123,29 @@ class WindowDetector(nn.Module):
         one_by_one: whether each window is cut out and looked at by itself: the slow way to the same answers.
     """
 
-    multiple = 0
+    multiple = 1
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.classifier = WindowNet(num_classes + 1)
         self.one_by_one = False
+        self._whole: dict[torch.device, nn.Module] = {}
 
     def forward(self, images_NCHW: Tensor) -> list[Candidates]:
-        """All windows of each picture at each scale, in evaluation mode.
+        """All windows of each picture at each scale, in evaluation mode, with the weights of the first call.
 
         Args:
             images_NCHW: uint8 [N, 3, H, W].
         """
-        whole = None if self.one_by_one else fully_convolutional(self.classifier, WINDOW).to(images_NCHW.device)
-        return [self._search(image, whole) for image in images_NCHW]
+        device = images_NCHW.device
+        if device not in self._whole:
+            self._whole[device] = fully_convolutional(self.classifier, WINDOW)
+        return [self._search(image, None if self.one_by_one else self._whole[device]) for image in images_NCHW]
 
     def candidates(self, output: list[Candidates], side: int) -> list[Candidates]:
         """As they are; see `cnnray.nn.detectors.Net`."""
         return output
-
-    def layers(self) -> Layers:
-        """See `cnnray.nn.detectors.Net`; nothing in it is pre-trained."""
-        return Layers((), 0, (self.classifier,))
 
     def _search(self, image_CHW: Tensor, whole: nn.Module | None) -> Candidates:
         stride, scores, boxes = total_stride(self.classifier), [], []
@@ -163,4 +162,4 @@ class WindowDetector(nn.Module):
             return Candidates(torch.zeros(0, self.num_classes), torch.zeros(0, 4))
         margin = (1 - FILLED) / 2 * torch.tensor([1.0, 1.0, -1.0, -1.0])
         windows = torch.cat(boxes)
-        return Candidates(torch.cat(scores), windows + (windows[:, 2:] - windows[:, :2]).repeat(1, 2) * margin)
+        return Candidates(torch.cat(scores).cpu(), windows + (windows[:, 2:] - windows[:, :2]).repeat(1, 2) * margin)

@@ -42,7 +42,9 @@ def sample_windows(
     squares = own_windows(scene.boxes_M4, filled)
     objects = (scene.labels_M >= 0).nonzero().flatten()
     chosen = objects[torch.randperm(len(objects), generator=generator)[: count // 2]]
-    places = [_moved(squares[at], _MISPLACED, _SCALE_STEP, generator) for at in chosen]
+    height, width = scene.image_CHW.shape[1:]
+    moved = (_moved(squares[at], _MISPLACED, _SCALE_STEP, generator) for at in chosen)
+    places = [_inside(place, height, width) for place in moved]
     labels = scene.labels_M[chosen].tolist()
     while len(places) < count:
         near = len(objects) > 0 and len(places) % 2 == 0
@@ -81,6 +83,7 @@ def _background(scene: Labelled, squares: Tensor, near: Tensor | None, size: int
             side = math.exp(uniform(math.log(min(size, height, width)), math.log(min(height, width)), generator))
             x, y = uniform(0, width - side, generator), uniform(0, height - side, generator)
             place = torch.tensor([x, y, x + side, y + side])
+        place = _inside(place, height, width)
         taken = len(squares) > 0 and float(iou(place[None], squares).max()) >= _OTHER
         middle = (place[:2] + place[2:]) / 2
         crowded = bool(((middle > crowds[:, :2]) & (middle < crowds[:, 2:])).all(1).any())
@@ -89,10 +92,14 @@ def _background(scene: Labelled, squares: Tensor, near: Tensor | None, size: int
     return place
 
 
-def _cut(image_CHW: Tensor, place_4: Tensor, size: int) -> Tensor:
-    """The window at whole px, moved inside of the picture and no larger than it, resized."""
-    height, width = image_CHW.shape[1:]
+def _inside(place_4: Tensor, height: int, width: int) -> Tensor:
+    """The window at whole px, no larger than the picture and moved into it."""
     side = max(1, min(round(float(place_4[2] - place_4[0])), height, width))
     left = min(max(round(float(place_4[0])), 0), width - side)
     top = min(max(round(float(place_4[1])), 0), height - side)
-    return resize_image(image_CHW[:, top : top + side, left : left + side], size, size, "bilinear")
+    return torch.tensor([left, top, left + side, top + side], dtype=torch.float32)
+
+
+def _cut(image_CHW: Tensor, place_4: Tensor, size: int) -> Tensor:
+    left, top, right, bottom = (int(value) for value in place_4)
+    return resize_image(image_CHW[:, top:bottom, left:right], size, size, "bilinear")

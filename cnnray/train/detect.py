@@ -10,6 +10,7 @@ RUN/manifest.json                written last: the run is finished
 
 import functools
 import hashlib
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -25,8 +26,9 @@ from cnnray.data.feature_store import to_parquet
 from cnnray.data.formats import read_annotations
 from cnnray.data.predict_detect import measure
 from cnnray.data.runs import RunFolder
+from cnnray.errors import OptionError
 from cnnray.nn.checkpoint import Card, load_checkpoint, save_checkpoint
-from cnnray.nn.detectors import build_detector
+from cnnray.nn.detectors import build_detector, describe
 from cnnray.page import Picture, Section, write_page
 from cnnray.report import training_curves
 from cnnray.train.classify import fingerprint
@@ -63,6 +65,7 @@ def train_detect(source: str, out: str, config: DetectConfig, *, address: str | 
     cluster.connect(address)
     good = check_boxes(folder, annotations, config)
     train, val = divide_boxes(good, config.val_fraction, config.seed)
+    check_batches(train.num_rows, config)
     tables = {name: to_parquet(table) for name, table in (("train", train), ("val", val))}
     for name, table in tables.items():
         files.write_bytes(folder.path(f"{name}.parquet"), table)
@@ -104,6 +107,21 @@ def build_checked(config: DetectConfig, num_classes: int) -> nn.Module:
     return network
 
 
+def check_batches(num_images: int, config: DetectConfig) -> None:
+    """Every worker needs a picture in every batch.
+
+    Raises:
+        OptionError: there are more workers than that.
+    """
+    smallest = num_images // math.ceil(num_images / config.batch_size)
+    if smallest < config.worker_range[1]:
+        raise OptionError(
+            f"expected batches in which each of {config.worker_range[1]} workers has an image, but {num_images:,} "
+            f"images in batches of {config.batch_size} make some of {smallest}; use fewer --workers or a larger "
+            "--batch-size"
+        )
+
+
 def _finish(folder: RunFolder, state: State, val: Annotations, config: DetectConfig) -> BoxJudge:
     """Measure the best checkpoint on the validation images, as it will serve; figures, page."""
     checkpoint, best = folder.path(CHECKPOINT), best_epoch(state.history, config.monitor)
@@ -117,33 +135,24 @@ def _finish(folder: RunFolder, state: State, val: Annotations, config: DetectCon
     )
     caption = f"{len(history)} epochs; the checkpoint is from epoch {best + 1}, the best one"
     result, *others = judge.sections(config.draw_worst)
-    subtitle = f"{describe(config)}, {len(val.categories)} classes, checked on {val.table.num_rows:,} images"
+    subtitle = (
+        f"{describe(architecture(config))}, {len(val.categories)} classes, checked on {val.table.num_rows:,} images"
+    )
     score = "share of windows that are right" if config.model == "windows" else _SCORE
     curves = Picture(training_curves(state.history, best, score), caption)
     write_page(folder.path("report.html"), "Detector", [result, Section("Training", [curves]), *others], subtitle)
     return judge
 
 
-def describe(config: DetectConfig) -> str:
-    """The model in words."""
-    own = {
-        "yolo": f"YOLO on {config.backbone}",
-        "grid": f"{config.cells} x {config.cells} cells on {config.backbone}",
-        "windows": "sliding windows",
-    }
-    return own.get(config.model, config.model)
-
-
 def _export(annotations: Annotations, config: DetectConfig, content: str, weights: Tensors) -> tuple[Tensors, Card]:
     """Tensors and card of a checkpoint that needs nothing beside it."""
-    windows = config.model == "windows"
-    if windows:  # what was trained is a part of it
+    if config.model == "windows":  # what was trained is a part of it
         weights = {f"classifier.{name}": tensor for name, tensor in weights.items()}
     card = Card(
         task="detect",
         arch=architecture(config),
         classes=list(annotations.categories),
-        input={"size": 0 if windows else config.size, "category_ids": list(annotations.category_ids)},
+        input={"size": config.size, "category_ids": list(annotations.category_ids)},
         metrics={},
         data_hash=content,
     )

@@ -5,6 +5,7 @@ picture, K classes. A batch is (images_bCHW uint8 [b, 3, S, S], boxes_bM4 float3
 and CROWD), of windows (windows uint8 [b, W, 3, 32, 32], labels_bW int64); see `cnnray.train.detect_data`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +68,7 @@ class DetectTask:
     def step(self, model: Any, batch: tuple[Tensor, ...]) -> Step:
         """Loss of the batch; the score is the mean average precision of each picture at IoU 0.5.
 
-        In evaluation only, else 0: suppression would take a third of the time of a small network's training step.
+        In evaluation only: suppression would take a third of the time of a small network's training step.
         """
         images, boxes, labels = batch
         evaluates = not torch.is_grad_enabled()
@@ -76,7 +77,7 @@ class DetectTask:
             losses = Losses(model(images, boxes, labels) * len(images), boxes.new_tensor(float(len(images))))
         else:
             losses = self._losses(output, images, boxes, labels)
-        score = self._score(model, output, images, boxes, labels) if evaluates else 0.0
+        score = self._score(model, output, images, boxes, labels) if evaluates else math.nan
         return Step(losses.total, losses.weight, losses.total.new_tensor(score), len(images))
 
     def _losses(self, output: Any, images: Tensor, boxes: Tensor, labels: Tensor) -> Losses:

@@ -56,7 +56,8 @@ class Step(NamedTuple):
     Attributes:
         loss: scalar, sum of weight * loss over the examples; carries the gradient.
         weight: scalar, sum of the weights.
-        score: scalar, sum over the examples of the task's score (1 for a right class, an overlap ...).
+        score: scalar, sum over the examples of the task's score (1 for a right class, an overlap ...); NaN in training
+            where it would take too long: the history then has no "train_score".
         num_examples: in the part.
     """
 
@@ -215,6 +216,8 @@ def run(task: Task, data: Data, config: TrainConfig, state_uri: str, fingerprint
             "seconds": round(time.monotonic() - started, 4),
             "step_losses": thinned(losses),
         }
+        if math.isnan(row["train_score"]):
+            del row["train_score"]
         if not math.isfinite(row["val_loss"]):
             raise DivergedError(f"expected a finite validation loss, got {row['val_loss']} in epoch {epoch + 1}")
         history.append(row)

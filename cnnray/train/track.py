@@ -40,7 +40,7 @@ class TensorBoard:
     def log(self, row: Mapping[str, Any]) -> None:
         """Write one epoch."""
         epoch, losses = row["epoch"], row["step_losses"]
-        for name in FIGURES:
+        for name in row.keys() & set(FIGURES):
             part, _, figure = name.partition("_")
             self._writer.add_scalar(f"{figure}/{part}" if figure else name, row[name], epoch + 1)
         for number, loss in enumerate(losses):
@@ -90,7 +90,7 @@ class MLflow:
         if row["epoch"] <= self._logged:
             return
         try:
-            for name in FIGURES:
+            for name in row.keys() & set(FIGURES):
                 self._client.log_metric(self._run, name, float(row[name]), step=row["epoch"] + 1)
         except self._failure as error:
             raise self._refused(error) from error

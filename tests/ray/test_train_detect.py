@@ -96,16 +96,21 @@ def test_what_came_before_yolo_is_trained_and_compared_on_one_page(tmp_path):
     grid = trained(source, tmp_path / "grid", model="grid", cells=3, mosaic=0.0, epochs=14)
     held = write_shapes(tmp_path / "held", 8)
     rows = compare_detect([windows["checkpoint"], grid["checkpoint"]], held, str(tmp_path / "page"), QUICK)
-    assert [row["name"] for row in rows] == ["windows", "grid 3x3 residual:width=0.25"]
+    assert [row["name"] for row in rows] == ["sliding windows", "3 x 3 cells on residual:width=0.25"]
     assert all(row["map50"] > 0.15 and row["ms"] > 0 and row["params"] > 10_000 for row in rows), rows
     for row in rows:
         alone = measure(row["checkpoint"], read_annotations(held), 0.3, QUICK.overlap)
         assert {name: row[name] for name in alone.figures} == pytest.approx(alone.figures)
     assert json.loads((tmp_path / "page" / "metrics.json").read_text()) == rows
     page = (tmp_path / "page" / "report.html").read_text()
-    assert "grid 3x3 residual:width=0.25" in page and page.count("data:image/png") == 2
+    assert "3 x 3 cells on residual:width=0.25" in page and page.count("data:image/png") == 2
     again = compare_detect([windows["checkpoint"], grid["checkpoint"]], held, str(tmp_path / "page"), QUICK)
-    assert [row["map"] for row in again] == [row["map"] for row in rows]
+    assert [row["map"] for row in again] == [row["map"] for row in rows]  # nothing is evaluated again
+    other = [windows["checkpoint"], f"{tmp_path}/grid/last"]
+    with pytest.raises(RunFolderError, match="was started with source = .* but this command has"):
+        compare_detect(other, held, str(tmp_path / "page"), QUICK)
+    with pytest.raises(RunFolderError, match="holds a run"):
+        compare_detect(other, held, str(tmp_path / "grid"), QUICK)
     with pytest.raises(OptionError, match="at least two detectors to compare, got 1"):
         compare_detect([windows["checkpoint"]], held, str(tmp_path / "page"), QUICK)
 
@@ -152,6 +157,10 @@ def test_models_that_do_not_fit_are_told_before_anything_starts(tmp_path):
     with pytest.raises(OptionError, match="at least 224 px for 7 x 7 cells, got 96 x 96 px"):
         trained(source, tmp_path / "b", model="grid")
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
+    with pytest.raises(
+        OptionError, match="each of 2 workers has an image, but 3 images in batches of 2 make some of 1"
+    ):
+        trained(source, tmp_path / "c", workers=2, batch_size=2)
 
 
 def test_killed_predictions_go_on_and_end_with_the_same_boxes(tmp_path):

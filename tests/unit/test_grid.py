@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cnnray.errors import OptionError
-from cnnray.nn.grid import build_grid_net, grid_loss, grid_targets
+from cnnray.nn.grid import answers, build_grid_net, grid_loss, grid_targets
 from cnnray.ops.boxes import iou
 from cnnray.ops.detections import pick, picture_precision
 from tests.detectors import draw_shapes
@@ -14,13 +14,31 @@ from tests.detectors import draw_shapes
 BACKBONE = "residual:width=0.25"
 
 
+def logit(probability):
+    return math.log(probability / (1 - probability))
+
+
+def test_what_is_surely_wrong_is_learned_from():
+    """Probabilities near 0 and 1 have a gradient, on GPUs too, where losses of probabilities are refused."""
+    target = torch.zeros(1, 1, 2, 7)
+    target[0, 0, 0] = torch.tensor([1, 0.5, 0.5, 1, 1, 1, 0])
+    said = torch.tensor([[[[-40.0, 0, 0, 0, 0, -40, 40], [40, 0, 0, 0, 0, 0, 0]]]], requires_grad=True)
+    grid_loss(said, target).sum().backward()
+    assert said.grad[0, 0, 0, 0] < -0.9 and said.grad[0, 0, 1, 0] > 0.4
+    assert said.grad[0, 0, 0, 5] < -0.9 and said.grad[0, 0, 0, 6] > 0.9
+
+
 def test_the_loss_on_paper():
     """Two cells side by side are one row of a 2 x 2 grid; the second row is empty and right."""
     target = torch.zeros(1, 2, 2, 7)
     target[0, 0, 0] = torch.tensor([1, 0.5, 0.5, 1.44, 0.25, 1, 0])
-    found = torch.zeros(1, 2, 2, 7)
-    found[0, 0, 0] = torch.tensor([0.8, 0.7, 0.5, 1.0, 0.25, 0.6, 0.4])
-    found[0, 0, 1] = torch.tensor([0.4, 0.9, 0.9, 5, 5, 1, 0])  # what an empty cell says of a box does not count
+    found = torch.full((1, 2, 2, 7), 0.0)
+    found[..., 0] = -40.0
+    said = [0.8, 0.7, 0.5, 1.0, 0.25]
+    found[0, 0, 0, :5] = torch.tensor([*map(logit, said[:3]), *(math.log(math.expm1(x**0.5)) for x in said[3:])])
+    found[0, 0, 0, 5:] = torch.tensor([0.6, 0.4]).log()
+    found[0, 0, 1] = torch.tensor([logit(0.4), 9, 9, 5, 5, 1, 0])  # what an empty cell says of a box does not count
+    assert answers(found)[0, 0, 0].tolist() == pytest.approx([*said, 0.6, 0.4])
     of_box = 5 * (0.2**2 + (1.2 - 1.0) ** 2)
     expected = -math.log(0.8) + of_box - math.log(0.6) - 0.5 * math.log(1 - 0.4)
     assert grid_loss(found, target).tolist() == pytest.approx([expected])
@@ -29,7 +47,7 @@ def test_the_loss_on_paper():
 def test_what_cells_say_is_in_range():
     net = build_grid_net({"backbone": BACKBONE, "cells": 3}, 4)
     with torch.no_grad():
-        found = net(torch.randint(0, 255, (2, 3, 96, 96), dtype=torch.uint8))
+        found = answers(net(torch.randint(0, 255, (2, 3, 96, 96), dtype=torch.uint8)))
     assert found.shape == (2, 3, 3, 9)
     assert (found[..., :3] >= 0).all() and (found[..., :3] <= 1).all() and (found[..., 3:5] > 0).all()
     torch.testing.assert_close(found[..., 5:].sum(-1), torch.ones(2, 3, 3))

@@ -111,6 +111,12 @@ def test_a_detector_of_windows_says_the_same_in_one_pass_and_one_by_one():
     assert fast.scores_AK.shape[1] == 3 and (fast.scores_AK.sum(1) <= 1).all()  # the background is the rest
 
 
+def test_it_is_turned_where_it_lies():
+    """A network on another device than the CPU; this one only knows shapes."""
+    turned = fully_convolutional(net().to("meta"), WINDOW)
+    assert turned(torch.zeros(1, 3, 64, 48, device="meta")).shape == (1, 4, 9, 5)
+
+
 def test_a_picture_too_small_for_a_window_holds_nothing():
     (found,) = WindowDetector(3).eval()(torch.zeros(1, 3, 31, 200, dtype=torch.uint8))
     assert found.scores_AK.shape == (0, 3) and found.boxes_A4.shape == (0, 4)
