@@ -20,11 +20,15 @@ from cnnray.data.formats import read_annotations
 from cnnray.data.inspect import inspect_boxes
 from cnnray.data.predict import read_predictions
 from cnnray.data.predict_detect import SCHEMA, evaluate_detect, measure, predict_detect
+from cnnray.data.stream import stream_here
 from cnnray.errors import DataError, OptionError, QuarantineError, RunFolderError, UnknownNameError
 from cnnray.infer.detect import Detector
 from cnnray.nn.checkpoint import load_checkpoint
 from cnnray.ops.decode import decode
 from cnnray.train.detect import train_detect
+from cnnray.train.detect_data import build_parts
+from cnnray.train.loop import Worker, run
+from cnnray.train.state import load_history
 from tests.detectors import draw_shapes, save_detector, write_shapes
 from tests.killing import actors, kill_all, kill_next_actor, wait_for_parts
 
@@ -92,8 +96,8 @@ def trained(source, out, **changes):
 def test_what_came_before_yolo_is_trained_and_compared_on_one_page(tmp_path):
     """A classifier of windows, and a grid of cells; both are evaluated like any other detector."""
     source = write_shapes(tmp_path / "shapes", 40, height=96, width=96)
-    windows = trained(source, tmp_path / "windows", model="windows", epochs=16, lr=0.01, ema=0.0)
-    grid = trained(source, tmp_path / "grid", model="grid", cells=3, mosaic=0.0, epochs=14)
+    windows = trained(source, tmp_path / "windows", model="windows", epochs=10, lr=0.01, ema=0.0)
+    grid = trained(source, tmp_path / "grid", model="grid", cells=3, mosaic=0.0, epochs=12)
     held = write_shapes(tmp_path / "held", 8)
     rows = compare_detect([windows["checkpoint"], grid["checkpoint"]], held, str(tmp_path / "page"), QUICK)
     assert [row["name"] for row in rows] == ["sliding windows", "3 x 3 cells on residual:width=0.25"]
@@ -140,12 +144,15 @@ def test_torchvisions_detectors_are_tuned_from_published_weights(tmp_path):
 
 
 def test_two_workers_at_half_the_batch_learn_what_one_learns(tmp_path):
+    """Two by Ray Train, one in this process on the same images."""
     source = write_shapes(tmp_path / "shapes", 20)
     # which cell learns what is a choice of the best ones: large steps would make much of the last bits
-    config = {"epochs": 2, "precision": "float32", "mosaic": 0.5, "lr": 2e-4}
-    for workers in (1, 2):
-        trained(source, tmp_path / str(workers), workers=workers, **config)
-    one, two = (json.loads((tmp_path / n / "metrics.json").read_text())["history"] for n in ("1", "2"))
+    config = dataclasses.replace(SMALL, epochs=2, precision="float32", mosaic=0.5, lr=2e-4)
+    train_detect(source, str(tmp_path / "two"), dataclasses.replace(config, workers=2))
+    two = json.loads((tmp_path / "two" / "metrics.json").read_text())["history"]
+    tables = [str(tmp_path / "two" / f"{side}.parquet") for side in ("train", "val")]
+    run(*build_parts(*tables, 2, config, stream_here), config, str(tmp_path / "one.state"), "x", Worker())
+    one = load_history(str(tmp_path / "one.state"))
     for name in ("train_loss", "val_loss", "val_score"):
         np.testing.assert_allclose([row[name] for row in two], [row[name] for row in one], rtol=1e-3, atol=1e-3)
 
