@@ -14,9 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnray.nn.dlib_file import Layer, NetworkFile
+from cnnray.ops.boxes import suppress
+from cnnray.ops.detections import Found
+from cnnray.ops.tiled_pyramid import into_picture, level_at, plan_tiling, tile
 
 CROP = 150  # px, side of the aligned faces that the embedder takes
 NUM_FEATURES = 128
+WINDOW = 80  # px, side of the smallest faces that the detector finds
+_STEP, _FIRST, _HALF = 8, 14, (WINDOW - 1) / 2  # px: between its places, middle of the first, to a window's last px
+_LEAST = 29  # px of canvas; less leaves nothing after three convolutions
+_OVERLAP = 0.3382761351109955  # IoU, above which two windows are the same face; stands in dlib's file
 _STEM, _LEVELS = 32, ((32, 3, False), (64, 4, True), (128, 3, True), (256, 3, True), (256, 1, True))
 
 
@@ -101,9 +108,9 @@ def _copy_convolutions(modules: Sequence[nn.Conv2d], layers: Sequence[Layer]) ->
 
 
 class DlibDetector(nn.Module):
-    """Pictures to a map of scores: above 0 there is a face in the window of 80 px around the place.
+    """Pictures to faces: a classifier of windows of 80 px, fully convolutional, on all scales of a pyramid at once.
 
-    Three convolutions of stride 2, then four that keep the size: places are 8 px apart.
+    Three convolutions of stride 2, then four that keep the size: places of its output are 8 px apart.
     """
 
     mean: Tensor
@@ -119,9 +126,34 @@ class DlibDetector(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 9, padding=4))
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        """Scores [N, H', W'], float32, of pictures [N, 3, H, W], uint8 or float in 0..255."""
-        scores: Tensor = self.layers((images_NCHW.to(self.mean.dtype) - self.mean) / 256)
+        """Scores [N, H', W'], float32, on the canvas of `tile`: above 0 there is a face around the place.
+
+        Args:
+            images_NCHW: uint8 or float in 0..255, [N, 3, H, W].
+        """
+        scores: Tensor = self.layers(tile((images_NCHW.to(self.mean.dtype) - self.mean) / 256))
         return scores[:, 0].float()
+
+    def find(self, images_NCHW: Tensor, least: float = 0.0) -> list[Found]:
+        """The faces in pictures of one size, best first, each at most once, on the CPU; all labels are 0.
+
+        Args:
+            least: score that a face must exceed; dlib's own is 0, and scores seldom exceed 1.2.
+        """
+        tiling = plan_tiling(*images_NCHW.shape[-2:])
+        if min(tiling.height, tiling.width) < _LEAST:
+            return [Found(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64)) for _ in images_NCHW]
+        results = []
+        for scores in self(images_NCHW).cpu():
+            rows, columns = (scores > least).nonzero(as_tuple=True)
+            found = scores[rows, columns]
+            middles = torch.stack([columns, rows], 1) * _STEP + float(_FIRST)
+            on_canvas = torch.cat([middles - _HALF, middles + _HALF], 1).double()
+            boxes = into_picture(on_canvas, level_at(middles.double(), tiling), tiling)
+            boxes = (boxes + 0.5).floor().float() + torch.tensor([0.0, 0, 1, 1])  # dlib counts the last px in
+            kept, best = suppress(boxes, found, torch.zeros_like(rows), _OVERLAP)
+            results.append(Found(boxes[kept], best, torch.zeros(len(kept), dtype=torch.int64)))
+        return results
 
 
 def detector_of(file: NetworkFile) -> DlibDetector:

@@ -51,17 +51,27 @@ def test_landmarks_are_dlibs_which_rounds_them(cache, photos):
     assert forest(image, torch.zeros(0, 4)).shape == (0, 5, 2)
 
 
-def test_the_detectors_map_has_faces_where_faces_are(cache, photos):
-    """Faces of 80 px in the middle of each photo; the whole detector, with its pyramid, has tests of its own."""
+def test_faces_are_found_where_dlib_finds_them(cache, photos, data_dir):
+    """Portraits, and group photos with small faces: the same scores, the same boxes to a px."""
     net = load_published("detector")
-    images = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2)
-    small = torch.nn.functional.interpolate(images.float(), size=200, mode="bilinear", antialias=True)
-    scores = net(small)
-    assert scores.shape == (20, 22, 22)
-    best = scores.flatten(1).argmax(1)
-    assert (scores.amax((1, 2)) > 0).float().mean() > 0.9
-    rows, columns = best // 22, best % 22
-    assert ((rows - 11).abs() <= 2).float().mean() > 0.9 and ((columns - 11).abs() <= 2).float().mean() > 0.9
+    oracle = dlib.cnn_face_detection_model_v1(_in_package(PUBLISHED["detector"].name))
+    groups = [decode(path.read_bytes()) for path in sorted((data_dir / "faces").glob("*.jpg"))[:6]]
+    count = 0
+    for photo in [*photos[:10], *groups]:
+        (found,) = net.find(torch.from_numpy(photo).permute(2, 0, 1)[None])
+        theirs = sorted(oracle(photo, 0), key=lambda face: -face.confidence)
+        np.testing.assert_allclose(found.scores_N, [face.confidence for face in theirs], atol=1e-4)
+        boxes = [[r.left(), r.top(), r.right() + 1, r.bottom() + 1] for r in (face.rect for face in theirs)]
+        np.testing.assert_allclose(found.boxes_N4, np.array(boxes).reshape(-1, 4), atol=1.01)
+        count += len(theirs)
+    assert count >= 18
+
+
+def test_pictures_without_faces_or_too_small_for_one(cache):
+    net = load_published("detector")
+    for height, width in ((200, 300), (79, 79), (1, 1), (3, 400)):
+        (found,) = net.find(torch.full((1, 3, height, width), 128, dtype=torch.uint8))
+        assert found.boxes_N4.shape == (0, 4) and found.scores_N.shape == (0,)
 
 
 def test_files_are_converted_once_and_a_damaged_cache_is_made_again(tmp_path, monkeypatch):
