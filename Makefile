@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-BENCHMARKS := features head kills finetune segment scaling
+BENCHMARKS := features head kills finetune segment scaling windows detect detect_speed
 READY := $(VENV)/.ready
 
 .PHONY: demo test lint bench install clean
@@ -19,7 +19,7 @@ lint: $(READY)  ## format, style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(READY)  ## every benchmark, about an hour; each prints one JSON object as its last line
+bench: $(READY)  ## every benchmark, about two hours; each prints one JSON object as its last line
 	for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 install: $(READY)

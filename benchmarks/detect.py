@@ -1,6 +1,6 @@
 """A YOLO on blood cells or on raccoons: average precision on images that training never saw.
 
-    python benchmarks/detect.py --data bccd|raccoon [--epochs N] [--keep FOLDER]       half an hour on two cores
+    python benchmarks/detect.py [--data bccd|raccoon] [--epochs N] [--keep FOLDER]       half an hour on two cores
 
 `cnnray train detect` with an EfficientNet-Lite0, then `cnnray evaluate detect`. bccd: its trainval images, of which a
 seeded, stratified tenth chooses the epoch, and its test images. raccoon: 160 and 40 images by seed 0; four files are
@@ -66,7 +66,7 @@ def sides(found, name):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--data", choices=sorted(OPTIONS), required=True)
+    parser.add_argument("--data", choices=sorted(OPTIONS), default="bccd")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--keep", type=Path, help="a new folder, which stays, with the detector in run/checkpoint")
     args = parser.parse_args()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnray.nn.dlib_file import ShapeFile
+from cnnray.ops.align import similarity
 
 
 class LandmarkForest(nn.Module):
@@ -54,7 +55,7 @@ class LandmarkForest(nn.Module):
 
     def _pixels(self, grey_HW: Tensor, boxes: Tensor, shapes: Tensor, step: int) -> Tensor:
         """Intensities [N, F] of the step's pixels; 0 outside of the picture."""
-        turned = torch.einsum("nij,fj->nfi", _similarity(self.initial, shapes), self.deltas[step])
+        turned = torch.einsum("nij,fj->nfi", similarity(self.initial, shapes)[0], self.deltas[step])
         places = _in_picture(turned + shapes[:, self.anchors[step]], boxes).add(0.5).floor().long()
         height, width = grey_HW.shape
         x, y = places.unbind(-1)
@@ -99,16 +100,3 @@ def forest_tensors(file: ShapeFile) -> dict[str, Tensor]:
 def _in_picture(points_NL2: Tensor, boxes_N4: Tensor) -> Tensor:
     """From a box's own coordinates to px."""
     return boxes_N4[:, None, :2] + points_NL2 * (boxes_N4[:, None, 2:] - boxes_N4[:, None, :2])
-
-
-def _similarity(model_L2: Tensor, shapes_NL2: Tensor) -> Tensor:
-    """Rotation and scale [N, 2, 2] that bring the model nearest to each shape (least squares).
-
-    Umeyama 1991; in the plane without reflection it is a division of complex numbers.
-    """
-    model = model_L2 - model_L2.mean(0)
-    shapes = shapes_NL2 - shapes_NL2.mean(1, keepdim=True)
-    size = model.square().sum()
-    along = (shapes * model).sum((1, 2)) / size
-    across = (shapes[..., 1] * model[:, 0] - shapes[..., 0] * model[:, 1]).sum(1) / size
-    return torch.stack([torch.stack([along, -across], -1), torch.stack([across, along], -1)], -2)

@@ -7,6 +7,7 @@ import torch
 from cnnray.errors import CheckpointError, UnknownNameError
 from cnnray.nn.face_weights import PUBLISHED, _content, _in_package, load_published
 from cnnray.nn.faces import CROP
+from cnnray.ops.align import align_faces
 from cnnray.ops.decode import decode
 
 dlib = pytest.importorskip("dlib")
@@ -72,6 +73,20 @@ def test_pictures_without_faces_or_too_small_for_one(cache):
     for height, width in ((200, 300), (79, 79), (1, 1), (3, 400)):
         (found,) = net.find(torch.full((1, 3, height, width), 128, dtype=torch.uint8))
         assert found.boxes_N4.shape == (0, 4) and found.scores_N.shape == (0,)
+
+
+def test_aligned_faces_are_dlibs_but_for_how_pixels_are_mixed(cache, photos):
+    predictor = dlib.shape_predictor(_in_package(PUBLISHED["landmarks"].name))
+    net, find, distances = load_published("embedder"), dlib.get_frontal_face_detector(), []
+    for photo in photos:
+        for box in find(photo)[:1]:
+            shape = predictor(photo, box)
+            landmarks = torch.tensor([[[float(p.x), float(p.y)] for p in shape.parts()]])
+            ours = align_faces(torch.from_numpy(photo).permute(2, 0, 1), landmarks)
+            theirs = torch.from_numpy(dlib.get_face_chip(photo, shape, size=CROP, padding=0.25)).permute(2, 0, 1)[None]
+            assert (ours.float() - theirs).abs().mean() < 8
+            distances.append(float((net(ours) - net(theirs)).norm()))
+    assert len(distances) > 15 and np.median(distances) < 0.15  # of 0.6 between two people
 
 
 def test_files_are_converted_once_and_a_damaged_cache_is_made_again(tmp_path, monkeypatch):
