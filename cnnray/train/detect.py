@@ -26,7 +26,7 @@ from cnnray.data.feature_store import to_parquet
 from cnnray.data.formats import read_annotations
 from cnnray.data.predict_detect import measure
 from cnnray.data.runs import RunFolder
-from cnnray.errors import OptionError
+from cnnray.errors import DataError, OptionError
 from cnnray.nn.checkpoint import Card, load_checkpoint, save_checkpoint
 from cnnray.nn.detectors import build_detector, describe
 from cnnray.page import Picture, Section, write_page
@@ -60,6 +60,8 @@ def train_detect(source: str, out: str, config: DetectConfig, *, address: str | 
     """
     source, out = files.absolute(source), files.absolute(out)
     annotations = read_annotations(source, config.images)
+    if not annotations.categories:
+        raise DataError(f"expected boxes and their classes in {source}, but it names no class")
     network = build_checked(config, len(annotations.categories))
     folder = RunFolder.open(out, config, "detect", source=source)
     cluster.connect(address)

@@ -225,6 +225,10 @@ def test_what_cannot_be_trained_or_measured_on_is_told(tmp_path):
     Path(source).write_text(json.dumps(content | {"annotations": []}))
     with pytest.raises(DataError, match="none of the 4 good ones has any"):
         train_detect(source, str(tmp_path / "run"), SMALL)
+    Path(source).write_text(json.dumps(content | {"annotations": [], "categories": []}))
+    with pytest.raises(DataError, match="expected boxes and their classes in .*, but it names no class"):
+        train_detect(source, str(tmp_path / "run"), SMALL)
+    Path(source).write_text(json.dumps(content))
     checkpoint = save_detector(tmp_path / "detector", classes=("cat", "dog"))
     with pytest.raises(DataError, match="expected categories among the 2 that .* knows, but .* has bar, square"):
         evaluate_detect(checkpoint, source, str(tmp_path / "evaluation"), QUICK)
