@@ -4,7 +4,7 @@
 
 The same network and the same files, blood cells' 72 test images of 640 x 480 px. The plain loop: one image at a time,
 Pillow, a letterbox of the full square, float32, torchvision's NMS, boxes into a COCO file. Ours: what
-`cnnray predict detect` runs on every image. In turn, medians; without a checkpoint a small one is trained first. Last
+`cnnray predict detect` runs on every image. In turn, medians; without a checkpoint one is trained first for a few minutes. Last
 line, one JSON object:
 
     ratio_vs_plain                 images/s over the plain loop's; with both rates
@@ -82,7 +82,7 @@ def ours(detector, paths):
 
 
 def train(folder):
-    words = ("train", "detect", DATA / "bccd", "--out", folder, "--epochs", 4)
+    words = ("train", "detect", DATA / "bccd", "--out", folder, "--epochs", 16)
     subprocess.run([sys.executable, "-m", "cnnray", *map(str, words)], check=True)
     return f"{folder}/checkpoint"
 
