@@ -4,8 +4,8 @@
 
 The same network and the same files, blood cells' 72 test images of 640 x 480 px. The plain loop: one image at a time,
 Pillow, a letterbox of the full square, float32, torchvision's NMS, boxes into a COCO file. Ours: what
-`cnnray predict detect` runs on every image. In turn, medians; without a checkpoint one is trained first for a few minutes. Last
-line, one JSON object:
+`cnnray predict detect` runs on every image. In turn, medians; without a checkpoint one is trained first for some
+minutes. Last line, one JSON object:
 
     ratio_vs_plain                 images/s over the plain loop's; with both rates
     map, plain_map, map_difference by COCO's rules, both on the same answers that were timed

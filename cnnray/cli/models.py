@@ -33,7 +33,7 @@ def models(*, measure: bool = True, cost: str | None = None, out: str | None = N
 
 
 @app.command
-def demo(*, out: str = "runs/demo", scenes: int = 1000, road: bool = False) -> dict[str, Any]:
+def demo(*, out: str = "runs/demo", scenes: int = 900, road: bool = False) -> dict[str, Any]:
     """The whole system on embedded data: digits to a classifier, scenes to a detector, both served. Offline.
 
     Args:

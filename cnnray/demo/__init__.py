@@ -26,7 +26,7 @@ from cnnray.train.classify import train_classify
 from cnnray.train.detect import train_detect
 
 MARK = "demo.json"
-SCENES = 1000
+SCENES = 900
 LEAST_SCENES = 20
 _VAL, _TEST = 40, 60  # scenes
 _SHOWN_SCENES = 6

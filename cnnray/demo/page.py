@@ -4,9 +4,11 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from cnnray.page import Gallery, Numbers, Picture, Section, Table, Text, write_page
+from cnnray.report import picture_grid
 
 SHOWN = 18  # digits
 
@@ -47,7 +49,7 @@ def write_report(folder: Path, summary: dict[str, Any], answers: dict[str, Any],
     sections = [
         Section("", [numbers, about]),
         Section("What the service answered", [Gallery(_digits(answers["digits"]))]),
-        Section("Where the service found digits", [found, Gallery(_scenes(answers["scenes"]))]),
+        Section("Where the service found digits", [found, _scenes(answers["scenes"])]),
         *road,
         Section("Where the time went", [steps]),
     ]
@@ -62,8 +64,12 @@ def _digits(answers: list[dict[str, Any]]) -> list[Picture]:
     return [Picture(_png(answer["path"]), _caption(answer)) for answer in shown]
 
 
-def _scenes(answers: list[dict[str, Any]]) -> list[Picture]:
-    return [Picture(answer["drawn"], f"{answer['objects']} found in {answer['ms']:.0f} ms") for answer in answers]
+def _scenes(answers: list[dict[str, Any]]) -> Picture:
+    """The service's own drawings, three in a row."""
+    drawn = [np.asarray(Image.open(io.BytesIO(answer["drawn"])).convert("RGB")) for answer in answers]
+    rows = [drawn[at : at + 3] for at in range(0, len(drawn), 3)]
+    counts = ", ".join(str(answer["objects"]) for answer in answers)
+    return Picture(picture_grid(rows, [""] * len(rows[0])), f"digits found: {counts}")
 
 
 def _png(path: str) -> bytes:

@@ -11,6 +11,7 @@ from cnnray.data.formats import read_annotations
 from cnnray.serve.app import down, up
 
 ASKED = 60
+CONFIDENCE = 0.4
 
 
 def validation_images(features: str) -> list[tuple[str, str]]:
@@ -56,6 +57,7 @@ def _classified(client: Client, path: str, truth: str) -> dict[str, Any]:
 
 def _searched(client: Client, path: str) -> dict[str, Any]:
     began = time.perf_counter()
-    found = client.detect(path)
+    found = client.detect(path, confidence=CONFIDENCE)
     spent = (time.perf_counter() - began) * 1000
-    return {"path": path, "objects": len(found.objects), "ms": spent, "drawn": client.draw_objects(path)}
+    drawn = client.draw_objects(path, confidence=CONFIDENCE)
+    return {"path": path, "objects": len(found.objects), "ms": spent, "drawn": drawn}

@@ -24,7 +24,7 @@ def test_the_demo_goes_from_photos_to_answers_over_http(tmp_path):
     assert summary["val_accuracy"] > 0.95 and summary["served_accuracy"] > 0.9
     assert summary["scenes"] == 24 and 0 <= summary["detect_map50"] <= 1
     assert set(summary["seconds"]) == {"photos", "features", "classify", "detect", "measure", "serve", "all"}
-    assert (tmp_path / "demo" / "report.html").read_text().count("<img") == 18 + 6
+    assert (tmp_path / "demo" / "report.html").read_text().count("<img") == 18 + 1
     assert "cnnray features build PHOTOS" in run.stderr
     assert "Traceback" not in run.stderr and "WARNING" not in run.stderr
 
