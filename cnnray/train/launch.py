@@ -16,7 +16,10 @@ import ray
 import ray.train
 import torch
 from ray._private.state import state as ray_state
+from ray._raylet import PlacementGroupID
 from ray.train.torch import TorchTrainer, get_device, prepare_model
+from ray.util import placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup
 from torch import nn
 
 from cnnray import files
@@ -70,7 +73,7 @@ def launch(
     state_uri, ray_folder = files.join(folder, "last.state"), files.join(folder, "ray")
     files.remove(ray_folder)  # Ray Train's notes about an earlier attempt; ours are in the state
     variables = POLL if low == high else POLL | ELASTIC
-    with _environment(variables), _own_interrupts(), _progress(state_uri, config.epochs, watch):
+    with _environment(variables), _own_interrupts(), _own_places(), _progress(state_uri, config.epochs, watch):
         trainer: Any = TorchTrainer(
             _work,  # type: ignore[arg-type]  # Ray's annotation forgets the return value that its Result hands on
             train_loop_config={"args": (make, config, state_uri, fingerprint)},
@@ -206,6 +209,27 @@ def _own_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
+
+
+@contextlib.contextmanager
+def _own_places() -> Iterator[None]:
+    """Give back what Ray Train has reserved: it forgets the place of a worker that dies while it starts.
+
+    That place would be held until this program ends, and a later run in it could wait for ever.
+    """
+    before = _places()
+    try:
+        yield
+    finally:
+        for name in _places() - before:
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(name))))
+
+
+def _places() -> set[str]:
+    """Placement groups of this program that still hold resources; their ids end in that of its job."""
+    job = ray.get_runtime_context().get_job_id()
+    table = placement_group_table().items()
+    return {name for name, group in table if name.endswith(job) and group["state"] != "REMOVED"}
 
 
 @contextlib.contextmanager

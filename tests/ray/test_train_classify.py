@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pytest
+import ray
 import torch
 from PIL import Image
 
@@ -231,10 +232,25 @@ def test_a_users_fault_inside_a_worker_is_raised_as_it_is_and_once(tmp_path):
         launch(functools.partial(build_parts, features, config), config, str(tmp_path / "state"), "x")
 
 
+def die():
+    """A little later: a worker that is gone before Ray Train has called it started ends the run at once."""
+    time.sleep(1)
+    os._exit(3)
+
+
 def test_workers_that_die_again_and_again_end_the_run_with_one_line(tmp_path):
     with pytest.raises(CnnrayError, match="training ended after 4 failed attempts.*the same command goes on") as caught:
-        launch(functools.partial(os._exit, 3), QUICK, str(tmp_path / "state"), "x")
+        launch(die, QUICK, str(tmp_path / "state"), "x")
     assert "\n" not in str(caught.value)
+
+
+def test_a_worker_that_dies_as_it_starts_keeps_no_place(tmp_path):
+    with pytest.raises(CnnrayError, match="training ended"):
+        launch(functools.partial(os._exit, 3), QUICK, str(tmp_path / "state"), "x")
+    deadline = time.monotonic() + 30
+    while ray.available_resources().get("CPU") != 2:
+        assert time.monotonic() < deadline, ray.available_resources()
+        time.sleep(0.2)
 
 
 @pytest.mark.parametrize(
