@@ -1,0 +1,45 @@
+"""Every option of cnnray, declared once: the command line, TOML files and environment are read into these.
+
+Frozen and keyword-only; `to_toml` writes what a run was resolved to.
+"""
+
+from cnnray.config.checks import to_toml
+from cnnray.config.network import UNSCALED, BackboneConfig, network_name, parse_network
+from cnnray.config.prediction import DetectPredictConfig, PredictConfig, SearchConfig, SegmentPredictConfig
+from cnnray.config.serving import ServeConfig
+from cnnray.config.sources import (
+    BadConfig,
+    BoxesConfig,
+    FeaturesConfig,
+    ManifestConfig,
+    PairsConfig,
+    SourceConfig,
+    SplitConfig,
+)
+from cnnray.config.training import ClassifyConfig, DetectConfig, FinetuneConfig, LabelConfig, SegmentConfig, TrainConfig
+
+__all__ = [
+    "BackboneConfig",
+    "BadConfig",
+    "BoxesConfig",
+    "ClassifyConfig",
+    "DetectConfig",
+    "DetectPredictConfig",
+    "FeaturesConfig",
+    "FinetuneConfig",
+    "LabelConfig",
+    "ManifestConfig",
+    "network_name",
+    "PairsConfig",
+    "parse_network",
+    "PredictConfig",
+    "SearchConfig",
+    "SegmentConfig",
+    "SegmentPredictConfig",
+    "ServeConfig",
+    "SourceConfig",
+    "SplitConfig",
+    "to_toml",
+    "TrainConfig",
+    "UNSCALED",
+]

@@ -1,0 +1,51 @@
+"""How the service runs."""
+
+from dataclasses import dataclass
+
+from cnnray.config.checks import at_least
+from cnnray.errors import OptionError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """`cnnray serve up`.
+
+    Attributes:
+        classifier: checkpoint folder of the classifier; "" leaves /v1/classify out.
+        detector: checkpoint folder of the detector, or one of torchvision's names; "" leaves /v1/detect out.
+        segmenter: checkpoint folder of the segmenter; "" leaves /v1/segment out.
+        host, port: where HTTP listens; port 0 takes a free one.
+        allow_unauthenticated: the service has no login, so a host that other machines can reach is refused unless this
+            is set (because something in front of it decides who may ask).
+        replicas: of every model.
+        gpu: whether each replica holds a GPU.
+        max_batch_size, batch_wait_ms: dynamic batching: a batch leaves when full or after the wait.
+        max_ongoing, max_queued: requests in work, and waiting, per replica and per proxy; more get 503.
+        max_body_mb: largest request body in MiB; more gets 413.
+        timeout_s: a request that takes longer gets 504.
+    """
+
+    classifier: str = ""
+    detector: str = ""
+    segmenter: str = ""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    allow_unauthenticated: bool = False
+    replicas: int = 1
+    gpu: bool = False
+    max_batch_size: int = 32
+    batch_wait_ms: float = 5.0
+    max_ongoing: int = 64
+    max_queued: int = 256
+    max_body_mb: float = 20.0
+    timeout_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("replicas", "max_batch_size", "max_ongoing", "max_queued"):
+            at_least(name, getattr(self, name), 1)
+        at_least("batch_wait_ms", self.batch_wait_ms, 0)
+        if not 0 <= self.port <= 65535:
+            raise OptionError(f"port must be from 0 to 65535, got {self.port}")
+        for name in ("max_body_mb", "timeout_s"):
+            if not getattr(self, name) > 0:
+                raise OptionError(f"{name} must be above 0, got {getattr(self, name)}")
