@@ -6,6 +6,7 @@
     |   |-- UnknownNameError     a name that is not in a registry; lists the known ones
     |   |-- DataError            a data set that cannot be used: empty, one class, missing column
     |   |-- ImageError           bytes that are not an acceptable image; `code` is one of IMAGE_CODES
+    |   |-- FaceError            an image without the one face that was asked for; `code` is one of FACE_CODES
     |   |-- RunFolderError       a run folder that is finished, foreign or made with other settings
     |   `-- CheckpointError      a checkpoint that is absent, cut short, changed or of another kind
     |-- QuarantineError          the run is complete, but more inputs were bad than allowed (exit 3)
@@ -27,6 +28,7 @@ IMAGE_CODES = (
     "too_large",
     "animated",
 )
+FACE_CODES = ("no_face", "several_faces")
 
 
 class CnnrayError(Exception):
@@ -96,6 +98,26 @@ class ImageError(UserError):
 
     def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
         return ImageError, self._args
+
+
+class FaceError(UserError):
+    """An image without the one face that was asked for.
+
+    Args:
+        code: one of FACE_CODES.
+        message: what was expected and what came.
+    """
+
+    http_status = 422
+
+    def __init__(self, code: str, message: str) -> None:
+        assert code in FACE_CODES, code
+        super().__init__(message)
+        self.code = code
+        self._args = (code, message)
+
+    def __reduce__(self) -> tuple[type["FaceError"], tuple[str, str]]:
+        return FaceError, self._args
 
 
 class RunFolderError(UserError):

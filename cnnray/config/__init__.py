@@ -4,6 +4,7 @@ Frozen and keyword-only; `to_toml` writes what a run was resolved to.
 """
 
 from cnnray.config.checks import to_toml
+from cnnray.config.faces import EmbedderConfig, FaceSearchConfig, VerifyConfig
 from cnnray.config.network import UNSCALED, BackboneConfig, network_name, parse_network
 from cnnray.config.prediction import DetectPredictConfig, PredictConfig, SearchConfig, SegmentPredictConfig
 from cnnray.config.serving import ServeConfig
@@ -25,6 +26,8 @@ __all__ = [
     "ClassifyConfig",
     "DetectConfig",
     "DetectPredictConfig",
+    "EmbedderConfig",
+    "FaceSearchConfig",
     "FeaturesConfig",
     "FinetuneConfig",
     "LabelConfig",
@@ -40,6 +43,7 @@ __all__ = [
     "SourceConfig",
     "SplitConfig",
     "to_toml",
+    "VerifyConfig",
     "TrainConfig",
     "UNSCALED",
 ]

@@ -1,0 +1,72 @@
+"""What is asked of the pipeline of faces."""
+
+from dataclasses import dataclass
+
+from cnnray.config.checks import at_least, one_of
+from cnnray.errors import OptionError
+
+PICKS = ("largest", "central", "only")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaceSearchConfig:
+    """Which faces are looked for in an image.
+
+    Attributes:
+        confidence: least score of a face, see `cnnray.nn.faces.DlibDetector`; lower ones find more, and more that is
+            none.
+        smallest_face: side in px of the smallest faces looked for, from 20; smaller takes longer, with the square. In
+            images of more than 4 Mpx it grows with them.
+        rotated: where an image shows no face upright, also look for faces that lie on their side or upside down.
+        most: faces of an image, best first.
+    """
+
+    confidence: float = 0.0
+    smallest_face: int = 40
+    rotated: bool = False
+    most: int = 100
+
+    def __post_init__(self) -> None:
+        at_least("smallest_face", self.smallest_face, 20)
+        at_least("most", self.most, 1)
+        if not -1 <= self.confidence <= 2:
+            raise OptionError(f"confidence must be from -1 to 2, got {self.confidence}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedderConfig:
+    """What turns an aligned face into numbers.
+
+    Attributes:
+        embedder: a name that `cnnray.nn.embedders` lists, or the checkpoint of one that was trained here.
+        embedder_weights: of a name: "default", or as that network says (such as "casia-webface"), or a path or URI.
+        views: times that a face is looked at, in another crop and mirrored; see `cnnray.nn.embedders`.
+    """
+
+    embedder: str = "dlib_resnet"
+    embedder_weights: str = "default"
+    views: int = 2
+
+    def __post_init__(self) -> None:
+        if self.views not in (1, 2, 4):
+            raise OptionError(f"views must be 1, 2 or 4, got {self.views}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyConfig(FaceSearchConfig, EmbedderConfig):
+    """`cnnray faces verify`.
+
+    Attributes:
+        threshold: largest distance of two faces of one person; -1 is the embedder's own.
+        pick: which face of an image with several: the "largest", the most "central", or "only", which refuses several.
+    """
+
+    threshold: float = -1.0
+    pick: str = "largest"
+
+    def __post_init__(self) -> None:
+        FaceSearchConfig.__post_init__(self)
+        EmbedderConfig.__post_init__(self)
+        one_of("pick", self.pick, PICKS)
+        if self.threshold != -1 and not 0 <= self.threshold <= 2:
+            raise OptionError(f"threshold is a distance from 0 to 2, or -1; got {self.threshold}")
