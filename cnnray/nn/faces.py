@@ -123,7 +123,8 @@ class DlibDetector(nn.Module):
         for number, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
             stride, padding = (2, 0) if number < 3 else (1, 2)
             layers += [nn.Conv2d(before, after, 5, stride=stride, padding=padding), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 9, padding=4))
+        self.layers = nn.Sequential(*layers)
+        self.score = nn.Conv2d(widths[-1], 1, 9, padding=4)
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Scores [N, H', W'], float32, on the canvas of `tile`: above 0 there is a face around the place.
@@ -131,8 +132,10 @@ class DlibDetector(nn.Module):
         Args:
             images_NCHW: uint8 or float in 0..255, [N, 3, H, W].
         """
-        scores: Tensor = self.layers(tile((images_NCHW.to(self.mean.dtype) - self.mean) / 256))
-        return scores[:, 0].float()
+        x = self.layers(tile((images_NCHW.to(self.mean.dtype) - self.mean) / 256))
+        with torch.autocast(x.device.type, enabled=False):  # whose steps would be 1/128: many equal scores
+            scores: Tensor = self.score(x.float())
+        return scores[:, 0]
 
     def find(self, images_NCHW: Tensor, least: float = 0.0) -> list[Found]:
         """The faces in pictures of one size, best first, each at most once, on the CPU; all labels are 0.

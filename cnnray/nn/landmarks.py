@@ -16,6 +16,15 @@ from cnnray.nn.dlib_file import ShapeFile
 from cnnray.ops.align import similarity
 
 
+def _moves(count: int = 16, amount: float = 0.12) -> Tensor:
+    """Changes [count, 4] of a box's corners, in its widths: shifted and scaled by normal numbers, always the same."""
+    x, y, scale = (torch.randn(3, count, generator=torch.Generator().manual_seed(0)) * amount).unbind(0)
+    return torch.stack([x - scale / 2, y - scale / 2, x + scale / 2, y + scale / 2], 1)
+
+
+_MOVES = _moves()
+
+
 class LandmarkForest(nn.Module):
     """Boxes of faces to their landmarks.
 
@@ -52,6 +61,22 @@ class LandmarkForest(nn.Module):
             pixels = self._pixels(grey, boxes_N4, shapes, step)
             shapes = shapes + self._changes(pixels, step)
         return _in_picture(shapes, boxes_N4)
+
+    def scatter(self, image_CHW: Tensor, boxes_N4: Tensor) -> Tensor:
+        """How far the landmarks move when the box does: [N], deviation in widths of the box.
+
+        About 0.05 of a face that stands upright, and 0.1 of one that lies on its side or of what is no face: there the
+        trees find nothing to hold on to. It takes as long as the landmarks of sixteen faces.
+
+        Args:
+            image_CHW, boxes_N4: as for the landmarks.
+        """
+        sides = (boxes_N4[:, 2] - boxes_N4[:, 0])[:, None, None]
+        moved = boxes_N4[:, None] + _MOVES.to(boxes_N4) * sides
+        landmarks = self(image_CHW, moved.reshape(-1, 4)).reshape(-1, len(_MOVES), 10)
+        deviation = (landmarks - landmarks.mean(1, keepdim=True)).square().mean(1).sqrt()  # std() warns of no faces
+        moved_by: Tensor = deviation.mean(1) / sides[:, 0, 0].clamp(min=1)
+        return moved_by
 
     def _pixels(self, grey_HW: Tensor, boxes: Tensor, shapes: Tensor, step: int) -> Tensor:
         """Intensities [N, F] of the step's pixels; 0 outside of the picture."""

@@ -85,7 +85,7 @@ def sharpness(faces_NCHW: Tensor) -> Tensor:
     grey = _grey(faces_NCHW)
     kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]], device=grey.device).reshape(1, 1, 3, 3)
     change = F.conv2d(grey, kernel).abs().mean((1, 2, 3))
-    deviation = grey.std((1, 2, 3), correction=0)
+    deviation = (grey - grey.mean((1, 2, 3), keepdim=True)).square().mean((1, 2, 3)).sqrt()
     return torch.where(deviation > 1e-3, change / deviation.clamp(min=1e-3), 0.0)
 
 
