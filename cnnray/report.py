@@ -38,7 +38,7 @@ def training_curves(history: Sequence[Mapping[str, Any]], best_epoch: int, score
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[1].legend(frameon=False)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def confusion_picture(matrix_KK: npt.NDArray[np.int64], classes: Sequence[str], limit: int = 100) -> bytes:
@@ -73,7 +73,7 @@ def confusion_picture(matrix_KK: npt.NDArray[np.int64], classes: Sequence[str], 
             color = "white" if share[row, column] > 0.5 else "#1c2733"
             axes.text(column, row, str(matrix[row, column]), ha="center", va="center", fontsize=font, color=color)
     figure.colorbar(picture, ax=axes, shrink=0.6, label="fraction of the true class")
-    return _png(figure)
+    return figure_png(figure)
 
 
 def precision_recall_picture(
@@ -99,7 +99,7 @@ def precision_recall_picture(
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def picture_grid(rows: Sequence[Sequence[npt.NDArray[np.uint8]]], titles: Sequence[str]) -> bytes:
@@ -115,7 +115,7 @@ def picture_grid(rows: Sequence[Sequence[npt.NDArray[np.uint8]]], titles: Sequen
             axes.axis("off")
     for axes, title in zip(panels[0], titles, strict=True):
         axes.set_title(title, fontsize=9)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def box_size_picture(sizes_N2: npt.NDArray[np.floating]) -> bytes:
@@ -128,7 +128,7 @@ def box_size_picture(sizes_N2: npt.NDArray[np.floating]) -> bytes:
         figure.colorbar(counts[3], ax=axes, shrink=0.7, label="boxes")
     axes.set(xscale="log", yscale="log", xlabel="width", ylabel="height")
     axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def classification_sections(
@@ -240,7 +240,7 @@ def _stage_bars(stages: Mapping[str, Sequence[LayerCosts]], totals: Mapping[str,
         axes.set_yticks(range(num), list(stages), fontsize=9)
         axes.tick_params(length=0)
         axes.spines[["top", "right", "bottom"]].set_visible(False)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def _activation_curve(stages: Mapping[str, Sequence[LayerCosts]]) -> bytes:
@@ -263,7 +263,7 @@ def _activation_curve(stages: Mapping[str, Sequence[LayerCosts]]) -> bytes:
     axes.tick_params(length=0)
     axes.grid(axis="y", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def _stage_table(stages: Mapping[str, Sequence[LayerCosts]], totals: Mapping[str, int]) -> Table:
@@ -338,7 +338,7 @@ def _mixing_tiles(a_CHW: torch.Tensor, b_CHW: torch.Tensor, seed: int) -> list[t
     return [("partner to mix in", b_CHW), ("mixup, lam 0.60", mixed), (f"cutmix, lam {share:.2f}", pasted)]
 
 
-def _png(figure: Figure) -> bytes:
+def figure_png(figure: Figure) -> bytes:
     """Rendered without pyplot, whose global state is not safe in threads."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
