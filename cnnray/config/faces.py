@@ -1,8 +1,9 @@
 """What is asked of the pipeline of faces."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from cnnray.config.checks import at_least, one_of
+from cnnray.config.prediction import PredictConfig
 from cnnray.errors import OptionError
 
 PICKS = ("largest", "central", "only")
@@ -17,7 +18,8 @@ class FaceSearchConfig:
             none.
         smallest_face: side in px of the smallest faces looked for, from 20; smaller takes longer, with the square. In
             images of more than 4 Mpx it grows with them.
-        rotated: where an image shows no face upright, also look for faces that lie on their side or upside down.
+        rotated: also look for faces that lie on their side or upside down, in five times the time. Without it they are
+            missed, or found with landmarks that are wrong.
         most: faces of an image, best first.
     """
 
@@ -31,6 +33,11 @@ class FaceSearchConfig:
         at_least("most", self.most, 1)
         if not -1 <= self.confidence <= 2:
             raise OptionError(f"confidence must be from -1 to 2, got {self.confidence}")
+
+    @property
+    def search(self) -> "FaceSearchConfig":
+        """These options alone, of a class with more."""
+        return FaceSearchConfig(**{field.name: getattr(self, field.name) for field in fields(FaceSearchConfig)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,3 +77,23 @@ class VerifyConfig(FaceSearchConfig, EmbedderConfig):
         one_of("pick", self.pick, PICKS)
         if self.threshold != -1 and not 0 <= self.threshold <= 2:
             raise OptionError(f"threshold is a distance from 0 to 2, or -1; got {self.threshold}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FacesPredictConfig(PredictConfig, FaceSearchConfig, EmbedderConfig):
+    """`cnnray faces detect` over a whole source.
+
+    Attributes:
+        embed: also store each face's embedding.
+        crops: also store each aligned face as a JPEG of 150 px.
+        draw: also store each image with its faces.
+    """
+
+    embed: bool = False
+    crops: bool = False
+    draw: bool = False
+
+    def __post_init__(self) -> None:
+        PredictConfig.__post_init__(self)
+        FaceSearchConfig.__post_init__(self)
+        EmbedderConfig.__post_init__(self)

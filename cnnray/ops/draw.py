@@ -1,4 +1,4 @@
-"""Boxes drawn on pictures, with labels."""
+"""Boxes and faces drawn on pictures, with labels."""
 
 from collections.abc import Sequence
 
@@ -50,6 +50,31 @@ def draw_boxes(
         y = y1 - tall if y1 >= tall else y1
         pen.rectangle((x1, y, x1 + right - left + 4, y + tall), fill=colour)
         pen.text((x1 + 2 - left, y + 2 - top), text, font=font, fill=_readable(colour))
+    return np.asarray(picture)
+
+
+def draw_faces(
+    image_HWC: NDArray[np.uint8],
+    boxes_N4: NDArray[np.floating],
+    landmarks_N52: NDArray[np.floating],
+    texts: Sequence[str],
+) -> NDArray[np.uint8]:
+    """A copy of the picture with a frame around each face, its text above and dots on its landmarks.
+
+    Args:
+        image_HWC: uint8 RGB.
+        boxes_N4: xyxy px.
+        landmarks_N52: (x, y) px.
+        texts: one for each face.
+    """
+    labels = np.zeros(len(boxes_N4), np.int64)
+    framed = image_HWC
+    for at in range(len(boxes_N4))[::-1]:
+        framed = draw_boxes(framed, boxes_N4[at : at + 1], labels[:1], [texts[at]])
+    picture = Image.fromarray(framed)
+    pen, radius = ImageDraw.Draw(picture), max(1.0, max(picture.size) / 500)
+    for x, y in landmarks_N52.reshape(-1, 2).tolist():
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(255, 255, 255), outline=(0, 0, 0))
     return np.asarray(picture)
 
 

@@ -1,0 +1,153 @@
+"""`cnnray faces detect` over a whole source: faces found, aligned and embedded by Ray Data, resumable.
+
+RUN/predictions/*.parquet   a row per image, see SCHEMA
+RUN/faces.json              the same for people and programs, without embeddings and crops
+RUN/overlays/ID.png         with --draw: the image with its faces
+"""
+
+import dataclasses
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+
+from cnnray import cluster, files
+from cnnray.config import FacesPredictConfig
+from cnnray.data.feature_store import Outputs, quarantine_row
+from cnnray.data.predict import PREDICTIONS, count_predictions, read_predictions, run_stage
+from cnnray.data.predict_segment import OVERLAYS, mask_name
+from cnnray.data.runs import RunFolder, refuse_bad
+from cnnray.data.units import load_index
+from cnnray.errors import ImageError
+from cnnray.infer.face_results import Face, Faces, face_json
+from cnnray.infer.faces import FacePipeline
+from cnnray.nn.embedders import load_embedder
+from cnnray.ops.decode import decode
+from cnnray.ops.draw import draw_faces
+from cnnray.ops.face_quality import FaceQuality
+from cnnray.ops.overlay import png
+
+RESULTS = "faces.json"
+_KIND = "faces"
+_QUALITY = [field.name for field in dataclasses.fields(FaceQuality)]
+SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "path": pa.string(),
+        "label": pa.string(),
+        "height": pa.int32(),
+        "width": pa.int32(),
+        "boxes": pa.list_(pa.list_(pa.float32(), 4)),
+        "confidences": pa.list_(pa.float32()),
+        "landmarks": pa.list_(pa.list_(pa.float32(), 10)),
+        "qualities": pa.list_(pa.struct({name: pa.float32() for name in _QUALITY})),
+        "embeddings": pa.list_(pa.list_(pa.float32())),
+        "crops": pa.list_(pa.binary()),
+    }
+)
+
+
+class FaceStage:
+    """Finds and stores the faces in the images of a unit; the models are loaded once. No Ray in here."""
+
+    def __init__(self, config: FacesPredictConfig, outputs: Outputs, *, threads: int) -> None:
+        torch.set_num_threads(1)
+        self._pipeline = FacePipeline.load(config, device="cuda" if config.gpu else "cpu", threads=threads)
+        self._config, self._search, self._outputs = config, config.search, outputs
+
+    def __call__(self, unit: pa.Table) -> pa.Table:
+        """Store one row per image of a unit that `read_unit` filled; returns counts."""
+        rows = unit.select(["id", "path", "label", "bytes", "problem"]).to_pylist()
+        readable = [row for row in rows if row["bytes"] is not None]
+        bad = [quarantine_row(row, *row["problem"].split(": ", 1)) for row in rows if row["bytes"] is None]
+        good = []
+        answers = self._pipeline.predict([row["bytes"] for row in readable], self._search, embed=self._config.embed)
+        for row, answer in zip(readable, answers, strict=True):
+            if isinstance(answer, ImageError):
+                bad.append(quarantine_row(row, answer.code, str(answer)))
+            else:
+                good.append(self._stored(row, answer))
+        self._outputs.quarantine(bad)
+        self._outputs.store(PREDICTIONS, pa.Table.from_pylist(good, SCHEMA))
+        return pa.table({"images": [len(rows)], "quarantined": [len(bad)]})
+
+    def _stored(self, row: dict[str, Any], answer: Faces) -> dict[str, Any]:
+        if self._config.draw:
+            picture = draw_photo(decode(row["bytes"]), answer)
+            self._outputs.write(files.join(OVERLAYS, mask_name(row["id"])), png(picture))
+        faces = answer.faces
+        return {name: row[name] for name in ("id", "path", "label")} | {
+            "height": answer.height,
+            "width": answer.width,
+            "boxes": [face.box for face in faces],
+            "confidences": [face.confidence for face in faces],
+            "landmarks": [face.landmarks_52.reshape(-1) for face in faces],
+            "qualities": [dataclasses.asdict(face.quality) for face in faces],
+            "embeddings": [face.embedding_D for face in faces],
+            "crops": [_jpeg(face) if self._config.crops else b"" for face in faces],
+        }
+
+
+def predict_faces(source: str, out: str, config: FacesPredictConfig, *, address: str | None = None) -> dict[str, Any]:
+    """Find the faces in every image of a source; the same call resumes after a kill.
+
+    Args:
+        source: as for `build_features`; labels are stored beside the faces where there are any.
+        out: run folder, see above.
+        config: which faces, what is stored of them.
+        address: of a Ray cluster; None is a local one.
+
+    Returns:
+        the manifest: images, predictions, faces, without_faces (images), quarantined, quarantine_codes, ...
+
+    Raises:
+        CheckpointError: weights or checkpoint absent, damaged or of something else.
+        UserError, StorageError: as `build_features`.
+    """
+    run, table, counts = run_faces(source, out, config, address=address)
+    rows = [row_json(row) for row in table.drop_columns(["embeddings", "crops"]).to_pylist()]
+    files.write_bytes(run.path(RESULTS), json.dumps(rows, indent=1).encode())
+    manifest = run.finish(counts)
+    refuse_bad(run.uri, manifest, config)
+    return manifest
+
+
+def run_faces(
+    source: str, out: str, config: FacesPredictConfig, *, address: str | None = None, kind: str = _KIND
+) -> tuple[RunFolder, pa.Table, dict[str, Any]]:
+    """The run folder, the rows of all images that could be read, and counts; the run is not finished yet."""
+    source, out = files.absolute(source), files.absolute(out)
+    weights = load_embedder(config.embedder, config.embedder_weights).weights_sha256
+    # the weights are part of the run's identity: a resumed run must not mix two embedders
+    run = RunFolder.open(out, config, kind, source=f"{source} by {weights}")
+    cluster.connect(address)
+    index = load_index(run, source, config)
+    run_stage(run, index, FaceStage, {"config": config}, config)
+    table = read_predictions(run.uri, SCHEMA)
+    found = [len(row) for row in table["confidences"].to_pylist()]
+    counts = count_predictions(run.uri, index, table)
+    return run, table, counts | {"faces": sum(found), "without_faces": found.count(0)}
+
+
+def draw_photo(image_HWC: np.ndarray[Any, np.dtype[np.uint8]], photo: Faces) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """A copy of the photo with its faces and their confidences."""
+    boxes = np.array([face.box for face in photo.faces], np.float32).reshape(-1, 4)
+    landmarks = np.array([face.landmarks_52 for face in photo.faces], np.float32).reshape(-1, 5, 2)
+    return draw_faces(image_HWC, boxes, landmarks, [f"{face.confidence:.2f}" for face in photo.faces])
+
+
+def row_json(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of SCHEMA as JSON values, see `face_json`."""
+    columns = (row["boxes"], row["confidences"], row["landmarks"], row["qualities"])
+    faces = [face_json(*values) for values in zip(*columns, strict=True)]
+    return {name: row[name] for name in ("id", "path", "label", "height", "width")} | {"faces": faces}
+
+
+def _jpeg(face: Face) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(face.crop_HWC).save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
