@@ -1,5 +1,6 @@
 """`cnnray serve` and `cnnray query`: the service, and questions to it."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -131,6 +132,88 @@ def query_detect(
             rows.append({"image": str(path), "objects": len(objects), "best": best})
     table("Answers", rows, ["image", "objects", "best"])
     return {"answers": answers}
+
+
+@query.command(name="faces")
+def query_faces(
+    images: Annotated[list[Path], Parameter(negative=())],
+    /,
+    *,
+    out: Path | None = None,
+    confidence: float = 0.0,
+    smallest_face: int = 40,
+    rotated: bool = False,
+    embeddings: bool = False,
+    url: str = "http://127.0.0.1:8000",
+) -> dict[str, Any]:
+    """Find the faces in image files by a running service.
+
+    Args:
+        images: files.
+        out: folder for a PNG per image with its faces.
+        confidence: least score of a face.
+        smallest_face: side in px of the smallest faces looked for.
+        rotated: also look for faces that lie on their side or upside down.
+        embeddings: also each face's embedding.
+        url: of the service.
+    """
+    from cnnray import files
+    from cnnray.client import Client
+
+    search: dict[str, Any] = {"confidence": confidence, "smallest_face": smallest_face, "rotated": rotated}
+    answers, rows = [], []
+    with Client(url) as client:
+        for path in images:
+            found = client.detect_faces(path, embeddings=embeddings, **search)
+            if out is not None:
+                files.write_bytes(str(out / f"{path.stem}.png"), client.draw_faces(path, **search))
+            faces = [_face_row(face) for face in found.faces]
+            answers.append({"image": str(path), "height": found.height, "width": found.width, "faces": faces})
+            best = ", ".join("{:.0f},{:.0f}-{:.0f},{:.0f}".format(*face.box) for face in found.faces[:4])
+            rows.append({"image": str(path), "faces": len(faces), "best": best})
+    table("Answers", rows, ["image", "faces", "best"])
+    return {"answers": answers}
+
+
+@query.command(name="verify")
+def query_verify(
+    first: Path,
+    second: Path,
+    /,
+    *,
+    threshold: float | None = None,
+    pick: str = "largest",
+    confidence: float = 0.0,
+    smallest_face: int = 40,
+    rotated: bool = False,
+    url: str = "http://127.0.0.1:8000",
+) -> dict[str, Any]:
+    """Ask a running service whether two image files show the same person.
+
+    Args:
+        first: a file.
+        second: another one.
+        threshold: largest distance of two faces of one person; without it, the service's own.
+        pick: which face of an image with several: the "largest", the most "central", or "only", which refuses several.
+        confidence: least score of a face.
+        smallest_face: side in px of the smallest faces looked for.
+        rotated: also look for faces that lie on their side or upside down.
+        url: of the service.
+    """
+    from cnnray.client import Client
+
+    search: dict[str, Any] = {"confidence": confidence, "smallest_face": smallest_face, "rotated": rotated}
+    with Client(url) as client:
+        answer = client.verify_faces(first, second, threshold=threshold, pick=pick, **search)
+    measured = f"distance {answer.distance:.3f}"
+    if answer.probability is not None:
+        measured = f"probability {answer.probability:.3f}"
+    say(f"{'the same person' if answer.same else 'different people'}: {measured}, threshold {answer.threshold:g}")
+    return asdict(answer) | {"faces": [_face_row(face) for face in answer.faces]}
+
+
+def _face_row(face: Any) -> dict[str, Any]:
+    return {name: value for name, value in asdict(face).items() if value is not None}
 
 
 def _answer_row(path: Path, answer: Any) -> dict[str, Any]:

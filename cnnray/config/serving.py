@@ -14,6 +14,9 @@ class ServeConfig:
         classifier: checkpoint folder of the classifier; "" leaves /v1/classify out.
         detector: checkpoint folder of the detector, or one of torchvision's names; "" leaves /v1/detect out.
         segmenter: checkpoint folder of the segmenter; "" leaves /v1/segment out.
+        faces: name of the network that embeds faces, such as "dlib_resnet", or checkpoint folder of a trained one; ""
+            leaves /v1/faces out.
+        face_views: times that a face is looked at to embed it, see `EmbedderConfig`.
         host, port: where HTTP listens; port 0 takes a free one.
         allow_unauthenticated: the service has no login, so a host that other machines can reach is refused unless this
             is set (because something in front of it decides who may ask).
@@ -28,6 +31,8 @@ class ServeConfig:
     classifier: str = ""
     detector: str = ""
     segmenter: str = ""
+    faces: str = ""
+    face_views: int = 2
     host: str = "127.0.0.1"
     port: int = 8000
     allow_unauthenticated: bool = False
@@ -43,6 +48,8 @@ class ServeConfig:
     def __post_init__(self) -> None:
         for name in ("replicas", "max_batch_size", "max_ongoing", "max_queued"):
             at_least(name, getattr(self, name), 1)
+        if self.face_views not in (1, 2, 4):
+            raise OptionError(f"face_views must be 1, 2 or 4, got {self.face_views}")
         at_least("batch_wait_ms", self.batch_wait_ms, 0)
         if not 0 <= self.port <= 65535:
             raise OptionError(f"port must be from 0 to 65535, got {self.port}")

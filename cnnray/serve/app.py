@@ -24,13 +24,20 @@ from cnnray.errors import OptionError, ServiceError
 from cnnray.infer.classify import Classifier
 from cnnray.infer.detect import Detector
 from cnnray.infer.segment import Segmenter
-from cnnray.serve import classify, detect, segment
+from cnnray.serve import classify, detect, faces, segment
 from cnnray.serve.ingress import Ingress, max_in_flight
-from cnnray.serve.replica import deploy
+from cnnray.serve.replica import Replica, deploy
 
 APP = "cnnray"
 START_SECONDS = 180.0
 _POLL_SECONDS = 0.2
+# By the option that asks for them.
+_REPLICAS: dict[str, type[Replica]] = {
+    classify.NAME: classify.Classifier,
+    detect.NAME: detect.Detector,
+    segment.NAME: segment.Segmenter,
+    faces.NAME: faces.Faces,
+}
 
 
 def build(args: ServeConfig | Mapping[str, Any]) -> serve.Application:
@@ -43,15 +50,9 @@ def build(args: ServeConfig | Mapping[str, Any]) -> serve.Application:
         OptionError: an unknown option, a value of the wrong type, or no model at all.
     """
     config = args if isinstance(args, ServeConfig) else parse_config(args)
-    models = {}
-    if config.classifier:
-        models[classify.NAME] = deploy(classify.Classifier, config)
-    if config.detector:
-        models[detect.NAME] = deploy(detect.Detector, config)
-    if config.segmenter:
-        models[segment.NAME] = deploy(segment.Segmenter, config)
+    models = {name: deploy(_REPLICAS[name], config) for name in _wanted(config)}
     if not models:
-        raise OptionError("the service has no model: expected a checkpoint as option classifier, detector or segmenter")
+        raise OptionError(f"the service has no model: expected one of the options {', '.join(_REPLICAS)}")
     ingress = serve.deployment(
         name="Ingress",
         num_replicas=config.replicas,
@@ -93,7 +94,7 @@ def up(config: ServeConfig, address: str | None = None) -> str:
     Raises:
         OptionError: a host that others can reach without allow_unauthenticated, a port that is taken, no model, more
             replicas than a local cluster has cores or GPUs.
-        CheckpointError: the checkpoint is absent, damaged or of another task.
+        CheckpointError: a checkpoint is absent, damaged or of another task.
         ServiceError: it did not become ready; says what Serve reports. Nothing is left running then.
     """
     _check_host(config)
@@ -101,10 +102,7 @@ def up(config: ServeConfig, address: str | None = None) -> str:
     if local or config.port == 0:
         config = dataclasses.replace(config, port=_claim_port(config))
     app = build(config)
-    given = ((Classifier.load, config.classifier), (Detector.load, config.detector), (Segmenter.load, config.segmenter))
-    for load, checkpoint in given:
-        if checkpoint:
-            load(checkpoint, device="cpu")  # a bad checkpoint is told here, not by a replica's log
+    _check_models(config)
     connect(address)
     if serve.status().proxies:
         raise OptionError("Serve already runs on this cluster: end that service first")
@@ -176,11 +174,25 @@ def _check_host(config: ServeConfig) -> None:
     )
 
 
+def _wanted(config: ServeConfig) -> list[str]:
+    return [name for name in _REPLICAS if getattr(config, name)]
+
+
+def _check_models(config: ServeConfig) -> None:
+    """A bad checkpoint is told before anything is started, not by a replica's log."""
+    given = ((Classifier.load, config.classifier), (Detector.load, config.detector), (Segmenter.load, config.segmenter))
+    for load, checkpoint in given:
+        if checkpoint:
+            load(checkpoint, device="cpu")
+    if config.faces:
+        faces.load_pipeline(config, device="cpu")
+
+
 def _check_fits(config: ServeConfig) -> None:
     """Each replica reserves a core or a GPU; Serve would wait for ever for one that is not there."""
     kind = "GPU" if config.gpu else "CPU"
     has = int(ray.cluster_resources().get(kind, 0))
-    wanted = config.replicas * sum(map(bool, (config.classifier, config.detector, config.segmenter)))
+    wanted = config.replicas * len(_wanted(config))
     if wanted > has:
         raise OptionError(f"{wanted} replicas need as many {kind}s, but this machine has {has}")
 

@@ -1,7 +1,5 @@
 """/v1/detect: the deployment that holds the detector, and the endpoint in front of it."""
 
-import asyncio
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +13,12 @@ from cnnray.infer import detect
 from cnnray.ops.decode import decode
 from cnnray.ops.draw import draw_boxes
 from cnnray.ops.overlay import png
-from cnnray.serve.problems import Refusal
-from cnnray.serve.replica import Done, Job, Replica
-from cnnray.serve.schemas import Detections, Fault, Object, Searched, Timings
+from cnnray.serve.answers import MAX_IMAGES, PNG, ask_all, fault, header, refuse_several, timings
+from cnnray.serve.replica import Job, Replica
+from cnnray.serve.schemas import Detections, Object, Searched
 from cnnray.serve.uploads import OPENAPI_BODIES, read_images
 
 NAME = "detector"
-PNG = "image/png"
-MAX_IMAGES = 16
 MAX_OBJECTS = 1000
 
 router = APIRouter()
@@ -59,27 +55,19 @@ async def detect_objects(
     """
     began = time.perf_counter()
     images = await read_images(request, MAX_IMAGES)
-    if draw and len(images) > 1:
-        raise Refusal(422, "one_image_to_draw", f"expected one image with draw=true, got {len(images)}")
-    model = request.app.state.models[NAME]
-    done: list[Done] = await asyncio.gather(*(model.ask.remote(image, (search, draw)) for image in images))
-    first = done[0].result
-    if len(done) == 1 and isinstance(first, ImageError):
-        raise first
+    if draw:
+        refuse_several(images)
+    done = await ask_all(request, NAME, images, (search, draw))
     body = Detections(
         model=done[0].model,
         images=[_searched(one.result) for one in done],
         batch_size=max(one.batch_size for one in done),
-        timings=Timings(
-            queue_ms=max(one.queue_ms for one in done),
-            inference_ms=max(one.inference_ms for one in done),
-            total_ms=1000 * (time.perf_counter() - began),
-        ),
+        timings=timings(done, began),
         request_id=request.state.request_id,
     )
     if not draw:
         return body
-    return Response(first.content, media_type=PNG, headers={"x-detections": _header(body)})
+    return Response(done[0].result.content, media_type=PNG, headers={"x-detections": header(body, "objects")})
 
 
 @dataclass(frozen=True)
@@ -117,16 +105,6 @@ class Detector(Replica):
 
 def _searched(result: Drawn | ImageError) -> Searched:
     if isinstance(result, ImageError):
-        return Searched(error=Fault(code=result.code, detail=str(result)))
+        return Searched(error=fault(result))
     objects = [Object(label=label, score=score, box=list(box)) for label, score, box in result.objects]
     return Searched(height=result.height, width=result.width, objects=objects)
-
-
-_MAX_HEADER = 6000  # bytes; servers and proxies refuse headers above 8 KiB
-
-
-def _header(body: Detections) -> str:
-    text = json.dumps(body.model_dump())
-    if len(text) <= _MAX_HEADER:
-        return text
-    return json.dumps(body.model_dump(exclude={"images": {"__all__": {"objects"}}}))

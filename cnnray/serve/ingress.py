@@ -12,13 +12,13 @@ from starlette.types import ASGIApp
 
 from cnnray import __version__
 from cnnray.config import ServeConfig
-from cnnray.serve import classify, detect, segment
+from cnnray.serve import classify, detect, faces, segment
 from cnnray.serve.guard import Guard
 from cnnray.serve.problems import HANDLERS, PROBLEM_JSON, RETRY_SOON, Refusal
 from cnnray.serve.schemas import ModelInfo, Models, Problem, Status
 
 SELF_TEST_SECONDS = 5.0
-ROUTERS = {part.NAME: part.router for part in (classify, detect, segment)}
+ROUTERS = {part.NAME: part.router for part in (classify, detect, segment, faces)}
 
 router = APIRouter()
 
@@ -42,7 +42,7 @@ async def ready(request: Request) -> Status:
             if isinstance(error, BackPressureError) and name in passed:
                 continue
             passed.discard(name)
-            detail = f"the {name} has not answered its self-test within {SELF_TEST_SECONDS:g} seconds"
+            detail = f"{name}: no answer to a self-test within {SELF_TEST_SECONDS:g} seconds"
             raise Refusal(503, "not_ready", detail, RETRY_SOON) from error
     return Status(status="ready")
 

@@ -1,5 +1,6 @@
-"""The one way in which images come over HTTP: a multipart form's field `file`, or the body itself."""
+"""How images come over HTTP: as a multipart form's field `file` or the body itself; named ones as fields of a form."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.datastructures import UploadFile
@@ -8,12 +9,13 @@ from starlette.requests import Request
 from cnnray.serve.problems import Refusal
 
 FIELD = "file"
+_FORM = "multipart/form-data"
 _MAX_FIELDS = 8
 _BINARY = {"type": "string", "format": "binary"}
 OPENAPI_BODY: dict[str, Any] = {
     "required": True,
     "content": {
-        "multipart/form-data": {
+        _FORM: {
             "schema": {"type": "object", "required": [FIELD], "properties": {FIELD: _BINARY}},
         },
         "application/octet-stream": {"schema": _BINARY},
@@ -26,7 +28,7 @@ OPENAPI_BODIES: dict[str, Any] = {
     **OPENAPI_BODY,
     "content": {
         **OPENAPI_BODY["content"],
-        "multipart/form-data": {
+        _FORM: {
             "schema": {
                 "type": "object",
                 "required": [FIELD],
@@ -55,9 +57,8 @@ async def read_images(request: Request, most: int) -> list[bytes]:
     Raises:
         Refusal: as `read_image`; 400 for more.
     """
-    content_type = request.headers.get("content-type", "")
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
+    kind = _kind(request)
+    if kind == _FORM:
         async with request.form(max_files=most, max_fields=_MAX_FIELDS) as form:
             found = [file for file in form.getlist(FIELD) if isinstance(file, UploadFile)]
             if not found:
@@ -65,9 +66,38 @@ async def read_images(request: Request, most: int) -> list[bytes]:
             return [await file.read() for file in found]
     if kind == "application/octet-stream" or kind.startswith("image/"):
         return [await request.body()]
-    raise Refusal(
-        415,
-        "unsupported_media_type",
-        f"expected multipart/form-data with the field {FIELD!r}, or the image itself as image/* or "
-        f"application/octet-stream; got {content_type[:100]!r}",
+    raise _unsupported(
+        request, f"{_FORM} with the field {FIELD!r}, or the image itself as image/* or application/octet-stream"
     )
+
+
+async def read_named_images(request: Request, names: Sequence[str]) -> list[bytes]:
+    """The bytes of images that are fields of a form, in the order of `names`.
+
+    Raises:
+        Refusal: as `read_image`, 422 for a form without one of them; 400 for more files.
+    """
+    if _kind(request) != _FORM:
+        raise _unsupported(request, f"{_FORM} with the fields {' and '.join(map(repr, names))}")
+    async with request.form(max_files=len(names), max_fields=_MAX_FIELDS) as form:
+        found = {name: form.get(name) for name in names}
+        missing = [name for name, file in found.items() if not isinstance(file, UploadFile)]
+        if missing:
+            fields = " and ".join(map(repr, missing))
+            raise Refusal(422, "no_file", f"expected an image as a file in the form's field {fields}")
+        return [await file.read() for file in found.values() if isinstance(file, UploadFile)]
+
+
+def openapi_named(names: Sequence[str]) -> dict[str, Any]:
+    """How the documentation describes the body that `read_named_images` reads."""
+    schema = {"type": "object", "required": list(names), "properties": dict.fromkeys(names, _BINARY)}
+    return {"required": True, "content": {_FORM: {"schema": schema}}}
+
+
+def _kind(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _unsupported(request: Request, expected: str) -> Refusal:
+    got = request.headers.get("content-type", "")[:100]
+    return Refusal(415, "unsupported_media_type", f"expected {expected}; got {got!r}")

@@ -71,6 +71,7 @@ def service(cluster, checkpoint, detector, segmenter, tmp_path_factory):
         classifier=checkpoint,
         detector=detector,
         segmenter=segmenter,
+        faces="dlib_resnet",
         port=0,
         max_batch_size=4,
         batch_wait_ms=30,

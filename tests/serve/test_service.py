@@ -73,9 +73,10 @@ def test_an_answer_has_its_timings_and_all_its_classes(service, photos):
 
 def test_health_ready_and_models(client, checkpoint):
     assert client.health() and client.ready()
-    model, finder, other = client.models()
+    model, finder, other, faces = client.models()
     assert (finder.task, finder.classes, finder.input_size) == ("detect", 2, 96)
     assert (other.task, other.classes, other.backbone) == ("segment", 2, "plain")
+    assert (faces.task, faces.input_size, faces.backbone) == ("faces", 150, "dlib_resnet")
     alone = Classifier.load(checkpoint, device="cpu")
     assert (model.name, model.task, model.classes, model.input_size) == (alone.name, "classify", 3, 96)
     assert (model.weights_sha256, model.backbone) == (alone.card.weights_sha256, "efficientnet_lite0")
@@ -92,7 +93,17 @@ def test_the_documentation_needs_no_internet(service):
         assert httpx.get(service.url + asset).status_code == 200
     schema = httpx.get(f"{service.url}/openapi.json").json()
     assert set(schema["paths"]) == {
-        f"/v1/{name}" for name in ("classify", "detect", "segment", "health", "ready", "models")
+        f"/v1/{name}"
+        for name in (
+            "classify",
+            "detect",
+            "segment",
+            "faces/detect",
+            "faces/verify",
+            "health",
+            "ready",
+            "models",
+        )
     }
     body = schema["paths"]["/v1/classify"]["post"]["requestBody"]["content"]
     assert set(body) == {"multipart/form-data", "application/octet-stream", "image/*"}

@@ -245,6 +245,46 @@ def test_models_are_read():
     assert (got.classes, got.input_size, got.metrics) == (3, 224, {"val_accuracy": 0.5})
 
 
+FACE = {
+    "box": [1.0, 2.0, 3.0, 4.0], "confidence": 1.1, "landmarks": {"nose": [2.0, 3.0]}, "quality": {"size": 2.0},
+    "embedding": None,
+}  # fmt: skip
+
+
+def test_faces_are_read_and_a_bad_image_has_its_error():
+    parts = [
+        {"height": 5, "width": 6, "faces": [FACE, FACE | {"embedding": [0.6, 0.8]}], "error": None},
+        {"error": {"code": "empty", "detail": "it is empty"}},
+    ]
+    answer = {"model": "net@0123", "images": parts, "request_id": "r1"}
+    with Scripted((200, {}, answer)) as server, Client(server.url) as client:
+        found, bad = client.detect_faces_many([b"x", b""], embeddings=True, most=2)
+    assert (found.height, found.width, found.model) == (5, 6, "net@0123")
+    assert found.faces[0].box == (1.0, 2.0, 3.0, 4.0) and found.faces[0].landmarks == {"nose": (2.0, 3.0)}
+    assert [face.embedding for face in found.faces] == [None, (0.6, 0.8)]
+    assert isinstance(bad, ServiceError) and (bad.code, bad.status, bad.request_id) == ("empty", 422, "r1")
+    ((_, target, _, _),) = server.seen
+    assert target == "/v1/faces/detect?most=2&embeddings=true"
+
+
+def test_two_images_are_sent_by_name_and_a_threshold_only_where_there_is_one():
+    answer = {
+        "model": "net@0123", "same": True, "distance": 0.2, "probability": None, "threshold": 0.4,
+        "faces": [FACE, FACE], "found": [1, 3], "timings": {}, "request_id": "r1",
+    }  # fmt: skip
+    with Scripted((200, {}, answer)) as server, Client(server.url) as client:
+        got = client.verify_faces(b"one image", b"another", pick="only")
+        client.verify_faces(b"one image", b"another", threshold=0.0)
+    assert (got.same, got.probability, got.found, len(got.faces)) == (True, None, (1, 3), 2)
+    assert [target for _, target, _, _ in server.seen] == [
+        "/v1/faces/verify?pick=only",
+        "/v1/faces/verify?pick=largest&threshold=0.0",
+    ]
+    for _, _, headers, body in server.seen:
+        assert headers["Content-Type"].startswith("multipart/form-data")
+        assert body.index(b'name="first"') < body.index(b"one image") < body.index(b'name="second"')
+
+
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://x", "http://[::1", "http://a:b"])
 def test_a_wrong_url_is_refused_at_once(url):
     with pytest.raises(OptionError, match="expected"):

@@ -28,8 +28,16 @@ def test_the_explicit_option_is_heard(tmp_path):
 
 
 def test_a_service_without_a_model_is_refused():
-    with pytest.raises(OptionError, match="no model"):
+    with pytest.raises(OptionError, match="no model: expected one of the options classifier, .*, faces"):
         build({})
+
+
+def test_what_embeds_faces_is_a_name_or_a_checkpoint(tmp_path):
+    assert isinstance(build({"faces": "dlib_resnet", "face_views": "4"}), serve.Application)
+    with pytest.raises(CheckpointError, match="expected an embedder .dlib_resnet, .* or a checkpoint"):
+        up(ServeConfig(faces="arcface"))
+    with pytest.raises(CheckpointError, match=f"no checkpoint at {tmp_path}"):
+        up(ServeConfig(faces=str(tmp_path / "absent")))
 
 
 def test_build_gives_an_application_to_serve_run_too():
@@ -48,6 +56,7 @@ def test_options_come_as_text_too():
         ({"clasifier": "c"}, "unknown option 'clasifier'; known: classifier"),
         ({"port": "many"}, "option port: .*got 'many'"),
         ({"replicas": 0}, "replicas must be at least 1"),
+        ({"faces": "dlib_resnet", "face_views": 3}, "face_views must be 1, 2 or 4, got 3"),
         ({"port": 70000}, "port must be from 0 to 65535"),
         ({"timeout_s": 0}, "timeout_s must be above 0"),
         ({"max_body_mb": "nan"}, "max_body_mb must be above 0"),

@@ -1,131 +1,41 @@
-"""Typed HTTP client of the service: `Client(url).classify(path)`. Needs neither torch nor Ray.
+"""The client's one class: a method for every endpoint.
 
 Every call is one that can be repeated without harm, so answers that say "not now" (502, 503, 504) and broken
 connections are tried again, for a bounded time.
 """
 
-import dataclasses
 import json
 import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import httpx
 
+from cnnray.client.answers import (
+    Answer,
+    ClassShare,
+    Detection,
+    FaceDetection,
+    FaceVerification,
+    Guess,
+    Model,
+    Segmentation,
+    read,
+    read_detection,
+    read_faces,
+    read_verification,
+)
 from cnnray.errors import OptionError, ServiceError, StorageError
 
-T = TypeVar("T")
 Image = bytes | str | os.PathLike[str]
 
 _OCTETS = {"content-type": "application/octet-stream"}
 _NOT_NOW = (502, 503, 504)
 _FIRST_DELAY = 0.1
 _LONGEST_DELAY = 2.0
-
-
-@dataclass(frozen=True)
-class Guess:
-    """One class and its softmax probability in [0, 1]."""
-
-    label: str
-    probability: float
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the service says about one image.
-
-    Attributes:
-        model: name of the model that answered.
-        label, probability: the most probable class.
-        top: the most probable classes, best first.
-        batch_size: requests that shared the forward pass.
-        timings: milliseconds by part: "queue_ms", "inference_ms", "total_ms".
-        request_id: under which the service logged the request.
-    """
-
-    model: str
-    label: str
-    probability: float
-    top: tuple[Guess, ...]
-    batch_size: int
-    timings: dict[str, float]
-    request_id: str
-
-
-@dataclass(frozen=True)
-class ClassShare:
-    """One class: its value in the class map, and its share of the pixels in [0, 1]."""
-
-    label: str
-    value: int
-    share: float
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """The classes of the pixels of one image.
-
-    Attributes:
-        content: a PNG of the image's size: the values of the classes, or the image with their colours.
-        model: name of the model that answered.
-        height, width: of the image in px.
-        classes: all classes with their shares.
-        confidence: mean over the pixels of the winning class's probability.
-        request_id: under which the service logged the request.
-    """
-
-    content: bytes
-    model: str
-    height: int
-    width: int
-    classes: tuple[ClassShare, ...]
-    confidence: float
-    request_id: str
-
-
-@dataclass(frozen=True)
-class Object:
-    """One object in an image: its class, its score in [0, 1], and (left, top, right, bottom) in px."""
-
-    label: str
-    score: float
-    box: tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class Detection:
-    """The objects in one image, best first.
-
-    Attributes:
-        model: name of the model that answered.
-        height, width: of the image in px.
-        objects: of the image.
-        request_id: under which the service logged the request.
-    """
-
-    model: str
-    height: int
-    width: int
-    objects: tuple[Object, ...]
-    request_id: str
-
-
-@dataclass(frozen=True)
-class Model:
-    """One model behind the service; `classes` is their number, `input_size` the side in pixels of what it sees."""
-
-    name: str
-    task: str
-    classes: int
-    input_size: int
-    weights_sha256: str
-    backbone: str
-    metrics: dict[str, Any]
 
 
 class Client:
@@ -175,8 +85,8 @@ class Client:
             ServiceError: the service refused (its `code` and `request_id` are on the error) or did not answer.
         """
         body = self._call("POST", "/v1/classify", content=_content(image), params={"top_k": top_k}, headers=_OCTETS)
-        top = tuple(_read(Guess, guess) for guess in body.get("top", []))
-        return _read(Answer, {**body, "top": top})
+        top = tuple(read(Guess, guess) for guess in body.get("top", []))
+        return read(Answer, {**body, "top": top})
 
     def classify_many(
         self, images: Sequence[Image], top_k: int = 5, concurrency: int = 16
@@ -209,7 +119,7 @@ class Client:
         """
         body = self._call("POST", "/v1/detect", content=_content(image), params=search, headers=_OCTETS)
         (found,) = body.get("images") or [{}]
-        return _detection(found, body)
+        return read_detection(found, body)
 
     def detect_many(self, images: Sequence[Image], **search: Any) -> list[Detection | ServiceError]:
         """The objects in up to 16 images, which travel in one request.
@@ -223,12 +133,66 @@ class Client:
         """
         parts = [("file", (f"{number}", _content(image))) for number, image in enumerate(images)]
         body = self._call("POST", "/v1/detect", files=parts, params=search)
-        return [_fault(part, body) if part.get("error") else _detection(part, body) for part in body.get("images", [])]
+        return [
+            _fault(part, body) if part.get("error") else read_detection(part, body) for part in body.get("images", [])
+        ]
 
     def draw_objects(self, image: Image, **search: Any) -> bytes:
         """One image with the boxes of its objects, as a PNG; else as `detect`."""
         params = {**search, "draw": True}
         return self._retried("POST", "/v1/detect", content=_content(image), params=params, headers=_OCTETS).content
+
+    def detect_faces(self, image: Image, *, embeddings: bool = False, **search: Any) -> FaceDetection:
+        """The faces in one image.
+
+        Args:
+            image: the encoded file's bytes, or its path.
+            embeddings: also each face's embedding.
+            search: confidence, smallest_face, rotated, most: see `cnnray.config.FaceSearchConfig`.
+
+        Raises:
+            StorageError: the file cannot be read.
+            ServiceError: as `classify`.
+        """
+        params = {**search, "embeddings": embeddings}
+        body = self._call("POST", "/v1/faces/detect", content=_content(image), params=params, headers=_OCTETS)
+        (found,) = body.get("images") or [{}]
+        return read_faces(found, body)
+
+    def detect_faces_many(
+        self, images: Sequence[Image], *, embeddings: bool = False, **search: Any
+    ) -> list[FaceDetection | ServiceError]:
+        """The faces in up to 16 images, which travel in one request; else as `detect_many`."""
+        parts = [("file", (f"{number}", _content(image))) for number, image in enumerate(images)]
+        body = self._call("POST", "/v1/faces/detect", files=parts, params={**search, "embeddings": embeddings})
+        return [_fault(part, body) if part.get("error") else read_faces(part, body) for part in body.get("images", [])]
+
+    def draw_faces(self, image: Image, **search: Any) -> bytes:
+        """One image with the boxes and landmarks of its faces, as a PNG; else as `detect_faces`."""
+        params = {**search, "draw": True}
+        return self._retried(
+            "POST", "/v1/faces/detect", content=_content(image), params=params, headers=_OCTETS
+        ).content
+
+    def verify_faces(
+        self, first: Image, second: Image, *, threshold: float | None = None, pick: str = "largest", **search: Any
+    ) -> FaceVerification:
+        """Whether two images show the same person.
+
+        Args:
+            first, second: the encoded files' bytes, or their paths.
+            threshold: largest distance of one person's faces, or least probability where the model gives one; None is
+                the model's own.
+            pick: which face of an image with several: "largest", "central", or "only", which refuses such an image.
+            search: confidence, smallest_face, rotated, as of `detect_faces`.
+
+        Raises:
+            StorageError: a file cannot be read.
+            ServiceError: as `classify`; its code is "no_face" or "several_faces" where an image lacks the one face.
+        """
+        params = {**search, "pick": pick} | ({} if threshold is None else {"threshold": threshold})
+        parts = {"first": ("first", _content(first)), "second": ("second", _content(second))}
+        return read_verification(self._call("POST", "/v1/faces/verify", files=parts, params=params))
 
     def segment(self, image: Image, *, draw: bool = False) -> Segmentation:
         """The class of every pixel of one image.
@@ -244,12 +208,12 @@ class Client:
         response = self._retried("POST", "/v1/segment", content=_content(image), params={"draw": draw}, headers=_OCTETS)
         try:
             figures = json.loads(response.headers["x-segmentation"])
-            classes = tuple(_read(ClassShare, row) for row in figures["classes"])
+            classes = tuple(read(ClassShare, row) for row in figures["classes"])
         except (KeyError, ValueError) as error:
             raise ServiceError(
                 f"{self.url}/v1/segment answered, but without figures: is it a cnnray service?"
             ) from error
-        return _read(Segmentation, {**figures, "classes": classes, "content": response.content})
+        return read(Segmentation, {**figures, "classes": classes, "content": response.content})
 
     def health(self) -> bool:
         """Whether the service's process lives; tried once."""
@@ -286,7 +250,7 @@ class Client:
         Raises:
             ServiceError: the service refused or did not answer.
         """
-        return [_read(Model, model) for model in self._call("GET", "/v1/models").get("models", [])]
+        return [read(Model, model) for model in self._call("GET", "/v1/models").get("models", [])]
 
     def _is_ok(self, path: str) -> bool:
         try:
@@ -337,11 +301,6 @@ class _Passing(ServiceError):
     retry_after = 0.0
 
 
-def _detection(part: dict[str, Any], body: dict[str, Any]) -> Detection:
-    objects = tuple(_read(Object, {**row, "box": tuple(row.get("box", ()))}) for row in part.get("objects", []))
-    return _read(Detection, {**body, **part, "objects": objects})
-
-
 def _fault(part: dict[str, Any], body: dict[str, Any]) -> ServiceError:
     error = part["error"]
     return ServiceError(error["detail"], code=error["code"], status=422, request_id=body.get("request_id", ""))
@@ -378,14 +337,6 @@ def _json_object(response: httpx.Response) -> dict[str, Any] | None:
     except ValueError:
         return None
     return body if isinstance(body, dict) else None
-
-
-def _read(kind: type[T], body: Any) -> T:
-    """A dataclass from an answer; what a newer service adds is passed over."""
-    try:
-        return kind(**{f.name: body[f.name] for f in dataclasses.fields(kind)})  # type: ignore[arg-type]
-    except (KeyError, TypeError) as error:
-        raise ServiceError(f"expected {kind.__name__} from the service, got {str(body)[:200]}") from error
 
 
 def _seconds(retry_after: str) -> float:

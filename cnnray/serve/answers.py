@@ -1,0 +1,64 @@
+"""What the endpoints that take several images share: asking for all at once, timings, faults, JSON in a header."""
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import Request
+from pydantic import BaseModel
+
+from cnnray.errors import ImageError
+from cnnray.serve.problems import Refusal
+from cnnray.serve.replica import Done
+from cnnray.serve.schemas import Fault, Timings
+
+PNG = "image/png"
+MAX_IMAGES = 16
+_MAX_HEADER = 6000  # bytes; servers and proxies refuse headers above 8 KiB
+
+
+async def ask_all(request: Request, name: str, images: Sequence[bytes], option: Any) -> list[Done]:
+    """What the model of that name makes of each image, which wait in its queue together.
+
+    Raises:
+        ImageError: of an image alone; of several, a bad one has its error in its place.
+    """
+    model = request.app.state.models[name]
+    done: list[Done] = await asyncio.gather(*(model.ask.remote(image, option) for image in images))
+    if len(done) == 1 and isinstance(done[0].result, ImageError):
+        raise done[0].result
+    return done
+
+
+def refuse_several(images: Sequence[bytes]) -> None:
+    """Of several images no picture can be drawn.
+
+    Raises:
+        Refusal: there are several.
+    """
+    if len(images) > 1:
+        raise Refusal(422, "one_image_to_draw", f"expected one image with draw=true, got {len(images)}")
+
+
+def timings(done: Sequence[Done], began: float) -> Timings:
+    """Of a request that came at `began` (time.perf_counter): the longest of its images, and its own."""
+    return Timings(
+        queue_ms=max(one.queue_ms for one in done),
+        inference_ms=max(one.inference_ms for one in done),
+        total_ms=1000 * (time.perf_counter() - began),
+    )
+
+
+def fault(error: ImageError) -> Fault:
+    """The error of one of several images."""
+    return Fault(code=error.code, detail=str(error))
+
+
+def header(body: BaseModel, rows: str) -> str:
+    """An answer as JSON in a header; without the images' field `rows` where that would be too long for one."""
+    text = json.dumps(body.model_dump())
+    if len(text) <= _MAX_HEADER:
+        return text
+    return json.dumps(body.model_dump(exclude={"images": {"__all__": {rows}}}))

@@ -1,0 +1,201 @@
+"""/v1/faces: the deployment that finds and embeds faces, and the endpoints in front of it.
+
+No face and no embedding is written down here, in logs neither.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+from fastapi import APIRouter, Depends, Query, Request, Response
+from numpy.typing import NDArray
+
+from cnnray.config import EmbedderConfig, FaceSearchConfig, ServeConfig
+from cnnray.errors import ImageError
+from cnnray.infer import face_results
+from cnnray.infer.face_results import Verification, pick_face, to_json
+from cnnray.infer.faces import FacePipeline
+from cnnray.ops.decode import decode
+from cnnray.ops.draw import draw_faces
+from cnnray.ops.overlay import png
+from cnnray.serve.answers import MAX_IMAGES, PNG, ask_all, fault, header, refuse_several, timings
+from cnnray.serve.face_schemas import Face, FaceDetections, FaceVerification, SearchedPhoto
+from cnnray.serve.replica import Job, Replica
+from cnnray.serve.uploads import OPENAPI_BODIES, openapi_named, read_images, read_named_images
+
+NAME = "faces"
+MAX_FACES = 500
+PAIR = ("first", "second")
+_NO_CROP = np.zeros((0, 0, 3), np.uint8)
+
+router = APIRouter()
+
+
+class Wanted(NamedTuple):
+    """The option of a job."""
+
+    search: FaceSearchConfig
+    embed: bool
+    draw: bool
+
+
+def search_of(
+    confidence: Annotated[float, Query(ge=-1, le=2, allow_inf_nan=False, description="least score of a face")] = 0.0,
+    smallest_face: Annotated[int, Query(ge=20, le=500, description="side in px of the smallest faces looked for")] = 40,
+    rotated: Annotated[bool, Query(description="also faces on their side or upside down; takes five times")] = False,
+) -> FaceSearchConfig:
+    """What a request asks for."""
+    return FaceSearchConfig(confidence=confidence, smallest_face=smallest_face, rotated=rotated)
+
+
+Search = Annotated[FaceSearchConfig, Depends(search_of)]
+
+
+@router.post(
+    "/v1/faces/detect",
+    summary="The faces in one image or in several",
+    openapi_extra={"requestBody": OPENAPI_BODIES},
+    response_model=FaceDetections,
+    responses={200: {"content": {PNG: {"schema": {"type": "string", "format": "binary"}}}}},
+)
+async def detect_faces(
+    request: Request,
+    search: Search,
+    most: Annotated[int, Query(ge=1, le=MAX_FACES, description="faces of an image")] = 100,
+    embeddings: Annotated[bool, Query(description="also each face's embedding")] = False,
+    draw: Annotated[bool, Query(description="the image with its faces as a PNG; for one image alone")] = False,
+) -> Any:
+    """Boxes, five landmarks and the quality of each face's picture, surest first.
+
+    Images (JPEG, PNG, WebP, ...) come as a form's field `file`, which may be there several times, or one as the body.
+    Of several, a bad one has its error in its place and spoils no other. With `?draw=true` the answer is a PNG; its
+    header X-Faces has the JSON, without the faces where they are too many for a header.
+    """
+    began = time.perf_counter()
+    images = await read_images(request, MAX_IMAGES)
+    if draw:
+        refuse_several(images)
+    done = await ask_all(request, NAME, images, Wanted(replace(search, most=most), embeddings, draw))
+    body = FaceDetections(
+        model=done[0].model,
+        images=[_searched(one.result) for one in done],
+        batch_size=max(one.batch_size for one in done),
+        timings=timings(done, began),
+        request_id=request.state.request_id,
+    )
+    if not draw:
+        return body
+    return Response(done[0].result.content, media_type=PNG, headers={"x-faces": header(body, "faces")})
+
+
+@router.post(
+    "/v1/faces/verify",
+    summary="Whether two images show the same person",
+    openapi_extra={"requestBody": openapi_named(PAIR)},
+)
+async def verify_faces(
+    request: Request,
+    search: Search,
+    threshold: Annotated[
+        float | None,
+        Query(ge=0, le=2, allow_inf_nan=False, description="see the answer's; without it, the model's own"),
+    ] = None,
+    pick: Annotated[
+        Literal["largest", "central", "only"],
+        Query(description="which face of an image with several; only: such an image is refused"),
+    ] = "largest",
+) -> FaceVerification:
+    """Compares one face of the image in the form's field `first` with one of that in the field `second`.
+
+    An image without a face gets 422 with the code no_face; with pick=only, one with several gets several_faces.
+    """
+    began = time.perf_counter()
+    images = await read_named_images(request, PAIR)
+    done = await ask_all(request, NAME, images, Wanted(search, True, False))
+    photos = [_photo(one.result, f"the {name} image") for one, name in zip(done, PAIR, strict=True)]
+    first, second = (pick_face(photo, pick, f"the {name} image") for photo, name in zip(photos, PAIR, strict=True))
+    answer: Verification = await request.app.state.models[NAME].compare.remote(
+        first.embedding_D, second.embedding_D, -1.0 if threshold is None else threshold
+    )
+    return FaceVerification(
+        model=done[0].model,
+        same=answer.same,
+        distance=answer.distance,
+        probability=answer.probability,
+        threshold=answer.threshold,
+        faces=[Face(**to_json(face)) for face in (first, second)],
+        found=[len(photo.faces) for photo in photos],
+        timings=timings(done, began),
+        request_id=request.state.request_id,
+    )
+
+
+@dataclass(frozen=True)
+class Photo:
+    """What was found in an image as it travels: faces without their crops, and a PNG (b"" where none is wanted)."""
+
+    found: face_results.Faces
+    content: bytes
+
+
+class Faces(Replica):
+    """A replica of the pipeline of faces; the option of a job is a Wanted."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        self._pipeline = load_pipeline(config, device="cuda" if config.gpu else "cpu")
+        super().__init__(self._pipeline, config)
+
+    def answer(self, jobs: Sequence[Job]) -> list[Any]:
+        """Photo or ImageError for each job."""
+        answers: dict[int, Photo | ImageError] = {}
+        for embed in (False, True):  # whoever wants boxes alone does not wait for the embeddings of others' faces
+            places = [place for place, job in enumerate(jobs) if job.option.embed == embed]
+            images, searches = ([jobs[at].image for at in places], [jobs[at].option.search for at in places])
+            results = self._pipeline.predict(images, searches, embed=embed)
+            answers |= {at: _travelling(jobs[at], result) for at, result in zip(places, results, strict=True)}
+        return [answers[place] for place in range(len(jobs))]
+
+    async def compare(self, a_D: NDArray[np.float32], b_D: NDArray[np.float32], threshold: float) -> Verification:
+        """See `FacePipeline.compare`."""
+        return self._pipeline.compare(a_D, b_D, threshold)
+
+
+def load_pipeline(config: ServeConfig, *, device: str) -> FacePipeline:
+    """What the options ask for.
+
+    Raises:
+        CheckpointError: an unknown name, or weights or checkpoint that are absent, damaged or of something else.
+    """
+    return FacePipeline.load(EmbedderConfig(embedder=config.faces, views=config.face_views), device=device)
+
+
+def _travelling(job: Job, result: face_results.Faces | ImageError) -> Photo | ImageError:
+    if isinstance(result, ImageError):
+        return result
+    content = png(_drawn(job.image, result.faces)) if job.option.draw else b""
+    faces = tuple(replace(face, crop_HWC=_NO_CROP) for face in result.faces)
+    return Photo(replace(result, faces=faces), content)
+
+
+def _drawn(image: bytes, faces: Sequence[face_results.Face]) -> NDArray[np.uint8]:
+    boxes = np.array([face.box for face in faces], np.float32).reshape(-1, 4)
+    landmarks = np.array([face.landmarks_52 for face in faces], np.float32).reshape(-1, 5, 2)
+    return draw_faces(decode(image), boxes, landmarks, [f"{face.confidence:.2f}" for face in faces])
+
+
+def _photo(result: Photo | ImageError, name: str) -> face_results.Faces:
+    if isinstance(result, ImageError):
+        raise ImageError(result.code, f"{name}: {result}")
+    return result.found
+
+
+def _searched(result: Photo | ImageError) -> SearchedPhoto:
+    if isinstance(result, ImageError):
+        return SearchedPhoto(error=fault(result))
+    faces = [
+        Face(**to_json(face), embedding=face.embedding_D.tolist() if face.embedding_D.size else None)
+        for face in result.found.faces
+    ]
+    return SearchedPhoto(height=result.found.height, width=result.found.width, faces=faces)
