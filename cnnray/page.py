@@ -37,9 +37,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Small pictures side by side, each with a caption of one or more lines."""
+    """Small pictures side by side, each with a caption of one or more lines.
+
+    Attributes:
+        width: px of a picture at least; they grow to fill a line.
+    """
 
     pictures: Sequence[Picture]
+    width: int = 150
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ p { margin: 0; max-width: 75ch; }
 .numbers dd { margin: 2px 0 0; font-size: 24px; font-weight: 600; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 figure { margin: 0; } figure img { max-width: 100%; height: auto; display: block; margin: 0 auto; }
 figcaption { color: var(--soft); font-size: 13px; margin-top: 6px; white-space: pre-line; overflow-wrap: anywhere; }
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 16px; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(var(--width), 1fr)); gap: 16px; }
 .gallery img { width: 100%; border-radius: 6px; }
 .table { overflow: auto; max-height: 560px; border: 1px solid var(--line); border-radius: 6px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
@@ -147,7 +152,7 @@ th.n, td.n { text-align: right; } td.bar { min-width: 150px; }
 {% elif kind == "Picture" %}
 <figure><img src="{{ part.content | data_uri }}" alt="{{ part.caption }}">{% if part.caption %}<figcaption>{{ part.caption }}</figcaption>{% endif %}</figure>
 {% elif kind == "Gallery" %}
-<div class="gallery">{% for picture in part.pictures %}<figure><img src="{{ picture.content | data_uri }}" alt="{{ picture.caption }}"><figcaption>{{ picture.caption }}</figcaption></figure>{% endfor %}</div>
+<div class="gallery" style="--width:{{ part.width }}px">{% for picture in part.pictures %}<figure><img src="{{ picture.content | data_uri }}" alt="{{ picture.caption }}"><figcaption>{{ picture.caption }}</figcaption></figure>{% endfor %}</div>
 {% elif kind == "Table" %}
 <div class="table"><table><thead><tr>{% for name in part.header %}<th{% if part.rows and part.rows[0][loop.index0] is number and name not in part.bars %} class="n"{% endif %}>{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in part.rows %}<tr>{% for cell in row %}{% if part.header[loop.index0] in part.bars and cell is number %}<td class="bar"><span class="track"><span class="fill" style="width:{{ "%.1f" | format(100 * cell) }}%"></span></span>{{ "%.3f" | format(cell) }}</td>{% else %}<td{% if cell is number %} class="n"{% endif %}>{{ cell | figure }}</td>{% endif %}{% endfor %}</tr>{% endfor %}</tbody></table></div>

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from cnnray.cli.app import Flat, compare, evaluate
 from cnnray.cli.console import say, table
-from cnnray.config import DetectPredictConfig, PredictConfig, SegmentPredictConfig
+from cnnray.config import DetectPredictConfig, FacesEvaluateConfig, PredictConfig, SegmentPredictConfig
 
 
 @evaluate.command(name="classify")
@@ -83,6 +83,59 @@ def evaluate_detect(
     figures = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("map50", "map") if metrics[name] is not None)
     say(f"{figures} on {metrics['images']:,} images, report in {out}/report.html")
     return metrics
+
+
+@evaluate.command(name="faces")
+def evaluate_faces(
+    source: str,
+    /,
+    *,
+    out: str,
+    config: Annotated[FacesEvaluateConfig, Flat] = FacesEvaluateConfig(),  # noqa: B008 (frozen)
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Verification of pairs of faces by LFW's rules, and identification of people in a gallery.
+
+    Args:
+        source: a folder with a sub-folder of images for every person.
+        out: a folder for faces, metrics and a report.
+        address: of a Ray cluster; without it a local one is started.
+    """
+    from cnnray.data.evaluate_faces import evaluate_faces as run
+
+    metrics = run(source, out, config, address=address)
+    table("Faces", _face_rows(metrics), ["figure", "value", "interval"])
+    lost = f", {metrics['without_face']:,} of them without a face" if metrics["without_face"] else ""
+    say(f"{metrics['images']:,} images{lost}, report in {out}/report.html")
+    return metrics
+
+
+def _face_rows(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """The main figures, each with what it may be off by."""
+    pairs, closed, known = (metrics.get(name, {}) for name in ("pairs", "closed_set", "open_set"))
+    named = {
+        "accuracy": (pairs, "accuracy"),
+        "AUC": (pairs, "auc"),
+        "equal error rate": (pairs, "equal_error_rate"),
+        "true accepts at 1 % false ones": (pairs, "tar_at_far_0.01"),
+        "true accepts at 0.1 % false ones": (pairs, "tar_at_far_0.001"),
+        "rank 1": (closed, "rank_1"),
+        "rank 5": (closed, "rank_5"),
+        "missed (FNIR) at 1 % strangers (FPIR)": (known, "fnir_at_fpir_0.01"),
+    }
+    rows = []
+    for title, (figures, name) in named.items():
+        if name in figures:
+            spread = _spread(figures, name)
+            rows.append({"figure": title, "value": figures[name], "interval": spread})
+    return rows
+
+
+def _spread(figures: dict[str, Any], name: str) -> str:
+    if f"{name}_std" in figures:
+        return f"± {figures[f'{name}_std']:.4f}"
+    low, high = figures.get(f"{name}_low"), figures.get(f"{name}_high")
+    return "" if low is None or high is None else f"{low:.4f} to {high:.4f}"
 
 
 @compare.command(name="detect")

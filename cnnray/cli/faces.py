@@ -42,9 +42,8 @@ def faces_detect(
 
 def _detect_file(source: str, out: str, config: FacesPredictConfig) -> dict[str, Any]:
     from cnnray import files
-    from cnnray.data.predict_faces import draw_photo
     from cnnray.errors import ImageError
-    from cnnray.infer.face_results import to_json
+    from cnnray.infer.face_results import draw_photo, to_json
     from cnnray.infer.faces import FacePipeline
     from cnnray.ops.decode import decode
     from cnnray.ops.overlay import png
@@ -64,7 +63,7 @@ def _detect_file(source: str, out: str, config: FacesPredictConfig) -> dict[str,
     if shown:
         table(Path(source).name, shown, list(shown[0]))
     if out:
-        files.write_bytes(out, png(draw_photo(decode(content), found)))
+        files.write_bytes(out, png(draw_photo(decode(content), found.faces)))
     say(f"{len(rows)} faces" + (f", drawn in {out}" if out else ""))
     return {"path": source, "height": found.height, "width": found.width, "faces": rows}
 

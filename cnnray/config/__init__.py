@@ -4,7 +4,14 @@ Frozen and keyword-only; `to_toml` writes what a run was resolved to.
 """
 
 from cnnray.config.checks import to_toml
-from cnnray.config.faces import EmbedderConfig, FaceSearchConfig, FacesPredictConfig, VerifyConfig
+from cnnray.config.face_training import FacesConfig
+from cnnray.config.faces import (
+    EmbedderConfig,
+    FaceSearchConfig,
+    FacesEvaluateConfig,
+    FacesPredictConfig,
+    VerifyConfig,
+)
 from cnnray.config.network import UNSCALED, BackboneConfig, network_name, parse_network
 from cnnray.config.prediction import DetectPredictConfig, PredictConfig, SearchConfig, SegmentPredictConfig
 from cnnray.config.serving import ServeConfig
@@ -28,6 +35,8 @@ __all__ = [
     "DetectPredictConfig",
     "EmbedderConfig",
     "FaceSearchConfig",
+    "FacesConfig",
+    "FacesEvaluateConfig",
     "FacesPredictConfig",
     "FeaturesConfig",
     "FinetuneConfig",

@@ -97,3 +97,37 @@ class FacesPredictConfig(PredictConfig, FaceSearchConfig, EmbedderConfig):
         PredictConfig.__post_init__(self)
         FaceSearchConfig.__post_init__(self)
         EmbedderConfig.__post_init__(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FacesEvaluateConfig(FacesPredictConfig):
+    """`cnnray evaluate faces`.
+
+    Attributes:
+        pairs: list of pairs to verify, LFW's pairs.txt or a CSV; see `cnnray.data.face_pairs`.
+        identification: also look for everybody in a gallery, see `cnnray.ops.enrolment`.
+        pick: which face of an image with several: the most "central", the "largest", or "only", which takes several
+            for none.
+        strangers: share of the people with two or more images who are left out of the gallery, to see whether they are
+            taken for somebody in it.
+        seed: of the choice of these people.
+        draw_worst: mistakes of each kind that the report shows.
+    """
+
+    pairs: str = ""
+    identification: bool = False
+    pick: str = "central"
+    strangers: float = 0.5
+    seed: int = 0
+    draw_worst: int = 12
+    embed: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("pick", self.pick, PICKS)
+        at_least("draw_worst", self.draw_worst, 0)
+        at_least("seed", self.seed, 0)
+        if not 0 < self.strangers < 1:
+            raise OptionError(f"strangers must be a share above 0 and below 1, got {self.strangers}")
+        if not self.embed:
+            raise OptionError("embed must be on: faces are compared by their embeddings")

@@ -6,14 +6,12 @@ RUN/overlays/ID.png         with --draw: the image with its faces
 """
 
 import dataclasses
-import io
 import json
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image
 
 from cnnray import cluster, files
 from cnnray.config import FacesPredictConfig
@@ -23,13 +21,12 @@ from cnnray.data.predict_segment import OVERLAYS, mask_name
 from cnnray.data.runs import RunFolder, refuse_bad
 from cnnray.data.units import load_index
 from cnnray.errors import ImageError
-from cnnray.infer.face_results import Face, Faces, face_json
+from cnnray.infer.face_results import Face, Faces, draw_photo, face_json
 from cnnray.infer.faces import FacePipeline
-from cnnray.nn.embedders import load_embedder
+from cnnray.nn.embedders import EMBEDDERS, load_embedder
 from cnnray.ops.decode import decode
-from cnnray.ops.draw import draw_faces
 from cnnray.ops.face_quality import FaceQuality
-from cnnray.ops.overlay import png
+from cnnray.ops.overlay import jpeg, png
 
 RESULTS = "faces.json"
 _KIND = "faces"
@@ -77,7 +74,7 @@ class FaceStage:
 
     def _stored(self, row: dict[str, Any], answer: Faces) -> dict[str, Any]:
         if self._config.draw:
-            picture = draw_photo(decode(row["bytes"]), answer)
+            picture = draw_photo(decode(row["bytes"]), answer.faces)
             self._outputs.write(files.join(OVERLAYS, mask_name(row["id"])), png(picture))
         faces = answer.faces
         return {name: row[name] for name in ("id", "path", "label")} | {
@@ -88,7 +85,7 @@ class FaceStage:
             "landmarks": [face.landmarks_52.reshape(-1) for face in faces],
             "qualities": [dataclasses.asdict(face.quality) for face in faces],
             "embeddings": [face.embedding_D for face in faces],
-            "crops": [_jpeg(face) if self._config.crops else b"" for face in faces],
+            "crops": [jpeg(face.crop_HWC) if self._config.crops else b"" for face in faces],
         }
 
 
@@ -108,7 +105,10 @@ def predict_faces(source: str, out: str, config: FacesPredictConfig, *, address:
         CheckpointError: weights or checkpoint absent, damaged or of something else.
         UserError, StorageError: as `build_features`.
     """
-    run, table, counts = run_faces(source, out, config, address=address)
+    source = files.absolute(source)
+    run = open_faces(source, out, config, _KIND)
+    cluster.connect(address)
+    table, counts = run_faces(run, load_index(run, source, config), config)
     rows = [row_json(row) for row in table.drop_columns(["embeddings", "crops"]).to_pylist()]
     files.write_bytes(run.path(RESULTS), json.dumps(rows, indent=1).encode())
     manifest = run.finish(counts)
@@ -116,28 +116,29 @@ def predict_faces(source: str, out: str, config: FacesPredictConfig, *, address:
     return manifest
 
 
-def run_faces(
-    source: str, out: str, config: FacesPredictConfig, *, address: str | None = None, kind: str = _KIND
-) -> tuple[RunFolder, pa.Table, dict[str, Any]]:
-    """The run folder, the rows of all images that could be read, and counts; the run is not finished yet."""
-    source, out = files.absolute(source), files.absolute(out)
+def open_faces(source: str, out: str, config: FacesPredictConfig, kind: str) -> RunFolder:
+    """The run folder for the faces of a source; the weights are part of its identity: two embedders must not mix."""
     weights = load_embedder(config.embedder, config.embedder_weights).weights_sha256
-    # the weights are part of the run's identity: a resumed run must not mix two embedders
-    run = RunFolder.open(out, config, kind, source=f"{source} by {weights}")
-    cluster.connect(address)
-    index = load_index(run, source, config)
-    run_stage(run, index, FaceStage, {"config": config}, config)
+    return RunFolder.open(files.absolute(out), config, kind, source=f"{files.absolute(source)} by {weights}")
+
+
+def run_faces(run: RunFolder, index: pa.Table, config: FacesPredictConfig) -> tuple[pa.Table, dict[str, Any]]:
+    """The faces of all images of an index that can be read, SCHEMA's rows sorted by id; and counts."""
+    run_stage(run, index, FaceStage, {"config": _placed(config)}, config)
     table = read_predictions(run.uri, SCHEMA)
     found = [len(row) for row in table["confidences"].to_pylist()]
     counts = count_predictions(run.uri, index, table)
-    return run, table, counts | {"faces": sum(found), "without_faces": found.count(0)}
+    return table, counts | {"faces": sum(found), "without_faces": found.count(0)}
 
 
-def draw_photo(image_HWC: np.ndarray[Any, np.dtype[np.uint8]], photo: Faces) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """A copy of the photo with its faces and their confidences."""
-    boxes = np.array([face.box for face in photo.faces], np.float32).reshape(-1, 4)
-    landmarks = np.array([face.landmarks_52 for face in photo.faces], np.float32).reshape(-1, 5, 2)
-    return draw_faces(image_HWC, boxes, landmarks, [f"{face.confidence:.2f}" for face in photo.faces])
+def _placed(config: FacesPredictConfig) -> FacesPredictConfig:
+    """Checkpoint or file of weights as an absolute path: workers run in folders of their own."""
+    places: dict[str, Any] = {
+        name: files.absolute(value)
+        for name in ("embedder", "embedder_weights")
+        if (value := getattr(config, name)) not in (*EMBEDDERS, "default", "none") and files.exists(value)
+    }
+    return dataclasses.replace(config, **places)
 
 
 def row_json(row: dict[str, Any]) -> dict[str, Any]:
@@ -147,7 +148,18 @@ def row_json(row: dict[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in ("id", "path", "label", "height", "width")} | {"faces": faces}
 
 
-def _jpeg(face: Face) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(face.crop_HWC).save(buffer, "JPEG", quality=95, subsampling=0)
-    return buffer.getvalue()
+def stored_faces(row: dict[str, Any]) -> Faces:
+    """A row of SCHEMA, "crops" aside, as the pipeline's answer; its crops are empty."""
+    columns = (row[name] for name in ("boxes", "confidences", "landmarks", "qualities", "embeddings"))
+    faces = [
+        Face(
+            tuple(box),
+            confidence,
+            np.array(landmarks, np.float32).reshape(-1, 2),
+            FaceQuality(**quality),
+            np.zeros((0, 0, 3), np.uint8),
+            np.array(embedding, np.float32),
+        )
+        for box, confidence, landmarks, quality, embedding in zip(*columns, strict=True)
+    ]
+    return Faces(row["height"], row["width"], tuple(faces))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnray.errors import FaceError
+from cnnray.ops.draw import draw_faces
 from cnnray.ops.face_quality import FaceQuality
 
 LANDMARKS = ("left_eye_outer", "left_eye_inner", "right_eye_outer", "right_eye_inner", "nose")  # the person's own left
@@ -123,3 +124,10 @@ def face_json(
 def to_json(face: Face) -> dict[str, Any]:
     """See `face_json`."""
     return face_json(face.box, face.confidence, face.landmarks_52.reshape(-1), dataclasses.asdict(face.quality))
+
+
+def draw_photo(image_HWC: NDArray[np.uint8], faces: Sequence[Face]) -> NDArray[np.uint8]:
+    """A copy of the photo with its faces and their confidences."""
+    boxes = np.array([face.box for face in faces], np.float32).reshape(-1, 4)
+    landmarks = np.array([face.landmarks_52 for face in faces], np.float32).reshape(-1, 5, 2)
+    return draw_faces(image_HWC, boxes, landmarks, [f"{face.confidence:.2f}" for face in faces])

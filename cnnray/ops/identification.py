@@ -99,8 +99,13 @@ def best_by_identity(similarities_PG: Floats, identity_G: NDArray[np.integer], n
 
 def identification(probes: Probes, *, ranks: Sequence[int] = RANKS) -> dict[int, float]:
     """Closed-set accuracy at each rank k: the share of mated probes whose own identity is among the k best."""
-    rank = probes.rank_P[probes.mated_P]
-    return {k: float(np.mean(rank <= k)) if len(rank) else math.nan for k in ranks}
+    num_mated = int(probes.mated_P.sum())
+    return {k: _num_within(probes, k) / num_mated if num_mated else math.nan for k in ranks}
+
+
+def _num_within(probes: Probes, k: int) -> int:
+    """Mated probes whose own identity is among the k best; never one that was not found, however small the gallery."""
+    return int((probes.mated_P & (probes.own_P > -np.inf) & (probes.rank_P <= k)).sum())
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,7 @@ def summary_identification(
     figures: dict[str, float] = {}
     num_mated = int(probes.mated_P.sum())
     for k, share in identification(probes, ranks=ranks).items():
-        low, high = wilson(int((probes.rank_P[probes.mated_P] <= k).sum()), num_mated)
+        low, high = wilson(_num_within(probes, k), num_mated)
         figures |= {f"rank_{k}": share, f"rank_{k}_low": low, f"rank_{k}_high": high}
     curve = open_set_curve(probes)
     for fpir in fpirs:

@@ -79,3 +79,10 @@ def png(pixels: NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def jpeg(pixels_HWC: NDArray[np.uint8], quality: int = 95) -> bytes:
+    """A JPEG file of uint8 RGB [H, W, 3], its colours at full resolution."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels_HWC).save(buffer, "JPEG", quality=quality, subsampling=0)
+    return buffer.getvalue()

