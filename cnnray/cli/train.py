@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from cnnray.cli.app import Flat, train
 from cnnray.cli.console import say
-from cnnray.config import ClassifyConfig, DetectConfig, FinetuneConfig, SegmentConfig
+from cnnray.config import ClassifyConfig, DetectConfig, FacesConfig, FinetuneConfig, SegmentConfig
 
 
 @train.command(name="classify")
@@ -103,4 +103,32 @@ def train_detect(
     result = launch(source, out, config, address=address)
     say(f"AP at IoU 0.5: {result['metrics']['map50']:.4f} on {result['counts']['val']:,} images")
     say(f"detector in {out}/checkpoint, report in {out}/report.html")
+    return result
+
+
+@train.command(name="faces")
+def train_faces(
+    source: str,
+    /,
+    *,
+    out: str,
+    config: Annotated[FacesConfig, Flat] = FacesConfig(),  # noqa: B008 (frozen)
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Train an embedder of faces on a folder of images for every person; the same command resumes.
+
+    Args:
+        source: identity folders, or a manifest whose label is the person.
+        out: the run folder of the training.
+        address: of a Ray cluster; without it a local one is started.
+    """
+    from cnnray.train.faces import train_faces as launch
+
+    result = launch(source, out, config, address=address)
+    figures, counts = result["metrics"], result["counts"]
+    say(
+        f"{counts['val_people']} people who were not learned from: pairs {figures['accuracy']:.4f} right, "
+        f"rank 1 {figures['rank_1']:.4f}"
+    )
+    say(f"embedder in {out}/checkpoint, report in {out}/report.html")
     return result

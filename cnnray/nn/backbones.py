@@ -98,10 +98,14 @@ class Extractor(nn.Module):
         Returns:
             [N, C] where pool is "avg" or the stage gives vectors, else the map [N, C, H', W'].
         """
+        return self.pooled(self.lower(self.normalised(images_NCHW)))
+
+    def normalised(self, images_NCHW: Tensor) -> Tensor:
+        """What the first stage sees of such images."""
         x = images_NCHW.to(self.mean.dtype)
         if images_NCHW.dtype == torch.uint8:
             x = x / 255
-        return self.pooled(self.lower((x - self.mean) / self.std))
+        return (x - self.mean) / self.std
 
     def pooled(self, activations: Tensor) -> Tensor:
         """Features, float32, of the last stage's output."""

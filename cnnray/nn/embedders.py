@@ -18,10 +18,13 @@ from cnnray.nn import faces, inception_resnet
 from cnnray.nn.backbones import build_backbone, build_extractor, find_spec
 from cnnray.nn.checkpoint import Card, load_checkpoint, load_into
 from cnnray.nn.face_weights import TASK, load_published
+from cnnray.nn.spec import BackboneSpec
 from cnnray.nn.weights import content_sha256
+from cnnray.ops.costs import output_shape
 
 BACKBONE = "backbone"
 HEADS = ("", "logistic")
+_OF_CLASSES = ("head", "fc", "fc6", "fc7", "logits")
 
 
 class VerificationHead(nn.Module):
@@ -45,18 +48,49 @@ class VerificationHead(nn.Module):
 
 
 class BackboneEmbedder(nn.Module):
-    """A network of the registry and a linear layer: faces [N, 3, H, W], uint8 or 0..255, to [N, num_features]."""
+    """A network of the registry as an embedder: what its upper stages see, standardised, and a linear layer.
+
+    Means over the maps of the three last stages side by side: photos of people tell of few people what a face is, and
+    what tells them apart is rather lower in a network that was trained for objects than its last layer.
+
+    Attributes:
+        mean, std: [F] of the stages' features; part of the weights.
+        projection: from F to num_features.
+    """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, network: str, num_features: int, weights: str = "none") -> None:
         super().__init__()
-        self.extractor = build_extractor(build_backbone(network, weights))
-        self.projection = nn.Linear(self.extractor.num_features, num_features)
+        spec = find_spec(network)
+        self.taps = embedding_taps(spec)
+        self.extractor = build_extractor(build_backbone(network, weights), self.taps[-1])
+        lower, side = self.extractor.lower, spec.input_size
+        names = [name for name, _ in lower.named_children()]
+        sizes = [output_shape(lower[: names.index(tap) + 1], 3, side, side)[0] for tap in self.taps]
+        self.register_buffer("mean", torch.zeros(sum(sizes)))
+        self.register_buffer("std", torch.ones(sum(sizes)))
+        self.projection = nn.Linear(sum(sizes), num_features)
+
+    def features(self, faces_NCHW: Tensor) -> Tensor:
+        """[N, F] float32 of faces uint8 or 0..255 [N, 3, H, W], before they are standardised."""
+        x, found = self.extractor.normalised(faces_NCHW if faces_NCHW.dtype == torch.uint8 else faces_NCHW / 255), []
+        for name, stage in self.extractor.lower.named_children():
+            x = stage(x)
+            if name in self.taps:
+                found.append(x.float().mean((2, 3)))
+        return torch.cat(found, 1)
 
     def forward(self, faces_NCHW: Tensor) -> Tensor:
-        """Embeddings, not of length 1."""
-        pixels = faces_NCHW if faces_NCHW.dtype == torch.uint8 else faces_NCHW / 255
-        embedded: Tensor = self.projection(self.extractor(pixels))
+        """Embeddings [N, num_features], not of length 1."""
+        embedded: Tensor = self.projection((self.features(faces_NCHW) - self.mean) / self.std)
         return embedded
+
+
+def embedding_taps(spec: BackboneSpec) -> tuple[str, ...]:
+    """The last three stages below what a network only has for its classes."""
+    return tuple(tap for tap in spec.taps if tap not in _OF_CLASSES)[-3:]
 
 
 class EmbeddingNet(nn.Module):
