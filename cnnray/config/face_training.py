@@ -38,7 +38,7 @@ class FacesConfig(TrainConfig, ManifestConfig, FaceSearchConfig):
 
     start: str = "dlib_resnet"
     weights: str = "default"
-    num_features: int = 128
+    num_features: int = 256
     loss: str = "triplet"
     mining: str = "semihard"
     margin: float = 0.0
