@@ -36,7 +36,8 @@ def whiten_within(features_NF: Tensor, labels_N: Tensor, count: int) -> Tensor:
     whitening = axes * values.rsqrt()
     spread = features @ whitening
     spread = spread - spread.mean(0)
-    _, directions = torch.linalg.eigh(spread.T @ spread)  # the largest come last
+    strengths, directions = torch.linalg.eigh(spread.T @ spread)  # the largest come last
+    directions = directions * (strengths > 1e-9 * strengths[-1])  # the others are noise: no example varies in them
     kept = (whitening @ directions.flip(1)[:, :count]).T
     projection = features.new_zeros(count, features.shape[1])
     projection[: len(kept)] = kept

@@ -102,12 +102,14 @@ def divide_people(table: pa.Table, config: FacesConfig) -> Division:
     Raises:
         DataError: images without people, too few people with two faces on a side, or people on both.
     """
+    splits = set(table["split"].to_pylist())
+    if "val" not in splits:
+        table = table.filter(pc.equal(table["split"], "train"))
     labels = table["label"].to_pylist()
     if None in labels:
         raise DataError("expected a folder of images for every person (or labels in the manifest), but there are none")
     counts = dict(zip(*(part.tolist() for part in np.unique(labels, return_counts=True)), strict=True))
     paired = sorted(name for name, count in counts.items() if count > 1)
-    splits = set(table["split"].to_pylist())
     if "val" in splits:
         val = table.filter(pc.equal(table["split"], "val"))
         train = table.filter(pc.equal(table["split"], "train"))
@@ -217,13 +219,11 @@ def build_face_data(train: pa.Table, val: pa.Table, config: FacesConfig, stream:
     """
     people = config.batch_size // config.images_per_person
     train_people, val_people = _numbered(train), _numbered(val)
-    count = int(train_people.max()) + 1
-    if config.worker_range[1] > min(config.batch_size, min(map(len, val_parts(val_people)))):
+    people = min(people, int(train_people.max()) + 1)
+    if config.worker_range[1] > min(people * config.images_per_person, *map(len, val_parts(val_people))):
         raise OptionError(f"expected at most as many workers as faces in a batch, got {config.workers} workers")
     given = input_of(architecture(config))
-    planner = FacePlanner(
-        people_N=train_people, people=min(people, count), images=config.images_per_person, seed=config.seed
-    )
+    planner = FacePlanner(people_N=train_people, people=people, images=config.images_per_person, seed=config.seed)
     maker = FaceMaker(given["size"], given["paddings"][1], config.augment, config.seed)
     return FaceData(train, val, train_people, val_people, planner, maker, stream)
 

@@ -78,7 +78,8 @@ class FacePlanner:
         """A person's images in random order, K at a time; the last ones are filled up with others."""
         order = rng.permutation(images)
         short = -len(order) % self.images
-        return np.split(np.concatenate([order, _some(rng, order, short)]), (len(order) + short) // self.images)
+        others = order[: len(order) // self.images * self.images] if len(order) >= self.images else order
+        return np.split(np.concatenate([order, _some(rng, others, short)]), (len(order) + short) // self.images)
 
     def _group(self, rng: np.random.Generator, person: int) -> Numbers:
         return _some(rng, rng.permutation(self.own[person]), self.images)

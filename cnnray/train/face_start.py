@@ -7,7 +7,7 @@ for 94 %.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cnnray.config import FacesConfig
 from cnnray.nn.checkpoint import Card, save_checkpoint
@@ -36,8 +36,10 @@ def prepare_start(data: FaceData, config: FacesConfig, uri: str) -> None:
     torch.manual_seed(config.seed)
     net = build_embedding_net(architecture(config), config.weights)
     assert isinstance(net.body, BackboneEmbedder)
-    features, labels = _look(net.body.eval(), data, config)
     body = net.body
+    if config.weights == "none":
+        _settle_norms(body, data, config)
+    features, labels = _look(body.eval(), data, config)
     body.mean.copy_(features.mean(0))
     body.std.copy_(features.std(0, correction=0).clamp(min=1e-6))
     projection = whiten_within((features - body.mean) / body.std, labels, config.num_features)
@@ -45,6 +47,17 @@ def prepare_start(data: FaceData, config: FacesConfig, uri: str) -> None:
         body.projection.weight.copy_(projection * (_LENGTH / projection.norm()))
         body.projection.bias.zero_()
     save_checkpoint(uri, net.state_dict(), Card(task=TASK, arch=architecture(config)))
+
+
+def _settle_norms(body: BackboneEmbedder, data: FaceData, config: FacesConfig) -> None:
+    """Give batch norms without statistics those of the faces, or features would change with the first steps."""
+    momenta = {norm: norm.momentum for norm in body.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)}
+    for norm in momenta:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+    _look(body.train(), data, config)
+    for norm, momentum in momenta.items():
+        norm.momentum = momentum
 
 
 def _look(body: BackboneEmbedder, data: FaceData, config: FacesConfig) -> tuple[Tensor, Tensor]:
