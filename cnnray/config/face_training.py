@@ -23,7 +23,8 @@ class FacesConfig(TrainConfig, ManifestConfig, FaceSearchConfig):
         margin: of the loss, between embeddings of length 1 (of triplets: of squared distances); 0 is 0.2 for triplets
             and 1 for pairs.
         images_per_person: K; a batch has batch_size / K people.
-        unfreeze: stages of a backbone, counted from the top, that learn; -1 is all.
+        unfreeze: stages of a backbone, counted from the top, that learn below the new layer; -1 chooses by the number
+            of faces, see `cnnray.nn.finetune.default_unfreeze`, and all without weights. Of the others all learns.
         backbone_lr: learning rate of a pre-trained network, as a share of `lr`.
         augment: preset of the random views, see `cnnray.ops.face_views`.
         val_people: share of the people who are held out, whole, to validate with, where the source has no val split.

@@ -17,6 +17,8 @@ from cnnray.errors import DataError, OptionError, UnknownNameError
 from cnnray.ops.decode import decode
 from cnnray.ops.face_views import cut_view, stored_size
 from cnnray.train.face_data import build_face_data, divide_people, face_units, val_parts
+from cnnray.train.face_start import prepare_start
+from cnnray.train.faces_task import FacesTask
 
 CONFIG = FacesConfig(
     start="mobilenet_v1:size=64,width=0.25", weights="none", batch_size=6, images_per_person=2, augment="light"
@@ -237,6 +239,23 @@ def test_more_workers_than_faces_in_a_batch_are_refused(division):
     with pytest.raises(OptionError, match="got 1:7 workers"):
         data(few, batch_size=64, workers="1:7")
     data(few, batch_size=64, workers="1:6")
+
+
+# ---- where training starts -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_random_network_starts_with_features_that_training_and_validation_see_alike(division, tmp_path, training):
+    """Its batch norms know the faces: else all embeddings of one of both would be nearly the same."""
+    config = dataclasses.replace(CONFIG, num_features=8)
+    prepare_start(data(division), config, str(tmp_path))
+    net = FacesTask(config, str(tmp_path)).build().train(training)
+    images = torch.cat([batch[0] for batch in data(division).train_batches(0, 0, 1)])
+    with torch.no_grad():
+        standard = (net.body.features(images) - net.body.mean) / net.body.std
+        embedded = net(images)
+    assert standard.mean(0).abs().median() < 0.5 and 0.5 < standard.std(0).median() < 2
+    assert embedded.mean(0).norm() < 0.7
 
 
 # ---- settings --------------------------------------------------------------------------------------------------------
