@@ -29,7 +29,7 @@ class FaceQuality:
         sharpness: see `sharpness`; below 0.05 out of focus, 0.1 to 0.2 in good photos.
         brightness: mean grey of the aligned face in [0, 1].
         yaw: degrees that the face, held upright, looks to the picture's right; negative to its left.
-        pitch: degrees that it then looks down; rough, since five points say little of it.
+        pitch: degrees that it then looks down; rough, since five points say little of it, and never above 27.
         roll: degrees that it is turned clockwise in the picture.
     """
 
@@ -48,7 +48,8 @@ def head_pose(landmarks_N52: Tensor) -> Tensor:
     Under weak perspective, and from three points: roll is that of the line through the eyes; without it, the nose lies
     beside the middle of the eyes by tan(yaw) sin(q), and below it by cos(q) / cos(yaw), where q is pitch but for the
     angle under which the nose stands in the mean face; lengths in the distance of the eyes, times what they are there.
-    The mean face looks straight ahead in dlib's photos, so a face that does has angles near 0.
+    The mean face looks straight ahead in dlib's photos, so a face that does has angles near 0. Where q would be below
+    0, of faces that look down by more than 27 degrees, its sign is lost.
     """
     model = torch.tensor(TEMPLATE).double()
     eyes = model[:2].mean(0), model[2:4].mean(0)

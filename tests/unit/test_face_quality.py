@@ -25,11 +25,16 @@ def turned(yaw, pitch, roll):
     return (70 * face @ rotation.T)[None, :, :2] + torch.tensor([30.0, 200.0])
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.floats(-60, 60), st.floats(-40, 40), st.floats(-179, 179))
+@settings(max_examples=200, deadline=None)
+@given(st.floats(-60, 60), st.floats(-40, 20), st.floats(-179, 179))
 def test_angles_of_a_turned_face_come_back(yaw, pitch, roll):
     found = head_pose(turned(yaw, pitch, roll))[0].tolist()
-    assert found == pytest.approx([yaw, pitch, roll], abs=0.2)  # the mean face is not quite symmetrical
+    assert found == pytest.approx([yaw, pitch, roll], abs=0.3)  # the mean face is not quite symmetrical
+
+
+def test_a_face_that_looks_far_down_is_taken_for_one_that_looks_less_far():
+    """The nose then lies between camera and eyes: five points do not tell on which side."""
+    assert head_pose(turned(0, 35, 0))[0, 1] < 27.4
 
 
 def test_signs_are_those_of_the_picture():
