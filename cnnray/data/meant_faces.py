@@ -19,6 +19,7 @@ from cnnray.infer.face_results import pick_face
 from cnnray.infer.faces import CROP, CROP_PADDING
 from cnnray.ops.align import align_faces
 from cnnray.ops.decode import decode
+from cnnray.ops.transforms import channels_first
 
 _REASONS = {"no_face": "no face was found", "several_faces": "several faces were found"}
 
@@ -49,7 +50,7 @@ class MeantFaces:
         landmarks = torch.from_numpy(self.landmarks_N52[at : at + 1])
         if landmarks.isnan().any():
             return np.zeros((CROP, CROP, 3), np.uint8)
-        image_CHW = torch.from_numpy(decode(fetch_known(self.paths[at])).copy()).permute(2, 0, 1)
+        image_CHW = channels_first(decode(fetch_known(self.paths[at])))
         return align_faces(image_CHW, landmarks, CROP, CROP_PADDING)[0].permute(1, 2, 0).numpy()
 
     def small(self, at: int) -> NDArray[np.uint8]:

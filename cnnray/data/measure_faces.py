@@ -19,6 +19,7 @@ from cnnray.infer.faces import FacePipeline
 from cnnray.ops.align import template
 from cnnray.ops.decode import decode
 from cnnray.ops.face_views import STORED, cut_view
+from cnnray.ops.transforms import channels_first
 
 _TOGETHER = 256
 _ALL = 500  # faces, up to which all pairs are compared
@@ -79,7 +80,7 @@ def all_pairs(faces: MeantFaces, seed: int) -> FacePairs:
 
 
 def _views(pipeline: FacePipeline, paths: list[str], count: int) -> list[Tensor]:
-    crops = [torch.from_numpy(decode(fetch_known(path)).copy()).permute(2, 0, 1) for path in paths]
+    crops = [channels_first(decode(fetch_known(path))) for path in paths]
     size = pipeline.spec.size
     return [
         torch.stack([cut_view(crop, size, padding, mirrored) for crop in crops])

@@ -29,7 +29,7 @@ from cnnray.ops.align import align_faces
 from cnnray.ops.boxes import suppress
 from cnnray.ops.decode import decode
 from cnnray.ops.face_quality import FaceQuality, brightness, head_pose, sharpness
-from cnnray.ops.transforms import resize_image
+from cnnray.ops.transforms import channels_first, resize_image
 from cnnray.ops.turns import turn_back
 
 MAX_PIXELS = 4_000_000  # that are searched: about 1 GiB of activations
@@ -233,7 +233,7 @@ class FacePipeline:
                 return error
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise OptionError(f"expected uint8 images [H, W, 3], got {image.dtype} {list(image.shape)}")
-        image_CHW = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
+        image_CHW = channels_first(image)
         with torch.inference_mode():  # belongs to the thread, so it is set here and not once
             return self._all_round(image_CHW, search) if search.rotated else self._upright(image_CHW, search)
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Generator, Tensor
@@ -26,6 +25,7 @@ from cnnray.ops.transforms import (
     ResizedCrop,
     Sometimes,
     Transform,
+    channels_first,
     grayscale,
     horizontal_flip,
     resize_image,
@@ -91,7 +91,7 @@ class Augment:
 
     def __call__(self, image_HWC: NDArray[np.uint8], generator: Generator) -> Tensor:
         """A uint8 tensor [3, size, size] from uint8 RGB [H, W, 3]."""
-        image = _channels_first(image_HWC)
+        image = channels_first(image_HWC)
         for transform in self.transforms:
             image = transform(image, generator)
         return interleaved(image)
@@ -134,7 +134,7 @@ def plain_view(image_HWC: NDArray[np.uint8], *, size: int, resize: int, interpol
     rows, columns = (resize, scaled) if height <= width else (scaled, resize)
     if long <= 4 * short:
         # Resizing all in torch's vectorised kernel takes a third of the time of Pillow's resize of the crop alone.
-        image = resize_image(_channels_first(image_HWC), rows, columns, interpolation)
+        image = resize_image(channels_first(image_HWC), rows, columns, interpolation)
     else:
         image = _middle_of_strip(image_HWC, rows, columns, size, interpolation)
     view: Tensor = F.center_crop(image, [size, size])
@@ -157,7 +157,7 @@ def _middle_of_strip(image_HWC: NDArray[np.uint8], rows: int, columns: int, size
     x_part, left, right = _middle(image_HWC.shape[1], columns, size)
     part = Image.fromarray(np.ascontiguousarray(image_HWC[y_part, x_part]))
     sides = (min(size, columns), min(size, rows))
-    return _channels_first(np.array(part.resize(sides, _RESAMPLING[interpolation], (left, top, right, bottom))))
+    return channels_first(np.array(part.resize(sides, _RESAMPLING[interpolation], (left, top, right, bottom))))
 
 
 def _middle(length: int, scaled: int, size: int) -> tuple[slice, float, float]:
@@ -171,10 +171,3 @@ def _middle(length: int, scaled: int, size: int) -> tuple[slice, float, float]:
     reach = math.ceil(2 * max(1.0, step)) + 1  # the filters look two px or two steps beyond
     first = max(0, math.floor(start) - reach)
     return slice(first, math.ceil(stop) + reach), start - first, stop - first
-
-
-def _channels_first(image_HWC: NDArray[np.uint8]) -> Tensor:
-    """A view [3, H, W]; an array that is read-only or runs backwards is copied, as torch cannot hold it."""
-    if not image_HWC.flags.writeable or min(image_HWC.strides) < 0:
-        image_HWC = image_HWC.copy()
-    return torch.from_numpy(image_HWC).permute(2, 0, 1)

@@ -8,7 +8,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
@@ -21,6 +23,13 @@ INTERPOLATIONS = {"bilinear": InterpolationMode.BILINEAR, "bicubic": Interpolati
 
 # The mean of ImageNet's pixels: nearly zero to a network that normalises with it, so it adds no edge of its own.
 NEUTRAL = (124, 116, 104)
+
+
+def channels_first(image_HWC: NDArray[np.uint8]) -> Tensor:
+    """A view [3, H, W]; an array that is read-only or runs backwards is copied, as torch cannot hold it."""
+    if not image_HWC.flags.writeable or min(image_HWC.strides) < 0:
+        image_HWC = image_HWC.copy()
+    return torch.from_numpy(image_HWC).permute(2, 0, 1)
 
 
 def uniform(low: float, high: float, generator: Generator) -> float:

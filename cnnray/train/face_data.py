@@ -25,6 +25,7 @@ from cnnray.nn.embedders import input_of
 from cnnray.ops.decode import decode
 from cnnray.ops.face_views import cut_view, random_view
 from cnnray.ops.seeds import generator_for, seed_for
+from cnnray.ops.transforms import channels_first
 from cnnray.train.face_plan import FacePlanner, Numbers
 from cnnray.train.faces_task import FacesTask, architecture
 from cnnray.train.image_data import to_tensors
@@ -66,7 +67,7 @@ class FaceMaker:
         images = np.empty((unit.num_rows, self.size, self.size, 3), np.uint8)
         for at, row in enumerate(unit.to_pylist()):
             try:
-                crop = torch.from_numpy(decode(fetch_known(row["crop"])).copy()).permute(2, 0, 1)
+                crop = channels_first(decode(fetch_known(row["crop"])))
             except ImageError as error:
                 raise DataError(f"expected the stored face {row['crop']}, but it is damaged: {error}") from error
             if row["view"]:
