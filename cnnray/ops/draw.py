@@ -34,22 +34,13 @@ def draw_boxes(
         truth_M4: boxes to be drawn thinly in white under the others.
     """
     picture = Image.fromarray(image_HWC)
-    pen = ImageDraw.Draw(picture)
-    side = max(picture.size)
-    thick, height = max(1, round(side / 300)), max(10, round(side / 45))
-    font, colours = ImageFont.load_default(height), class_colours(len(names))
+    colours = class_colours(len(names))
     for box in truth_M4 if truth_M4 is not None else ():
-        pen.rectangle(_ordered(box), outline=TRUTH, width=thick)
-    for at in range(len(boxes_N4))[::-1]:  # the best is drawn last
-        colour = colours[int(labels_N[at])]
-        x1, y1, x2, y2 = _ordered(boxes_N4[at])
-        pen.rectangle((x1, y1, x2, y2), outline=colour, width=thick)
-        text = names[int(labels_N[at])] + (f" {scores_N[at]:.2f}" if scores_N is not None else "")
-        left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
-        tall = bottom - top + 4
-        y = y1 - tall if y1 >= tall else y1
-        pen.rectangle((x1, y, x1 + right - left + 4, y + tall), fill=colour)
-        pen.text((x1 + 2 - left, y + 2 - top), text, font=font, fill=_readable(colour))
+        ImageDraw.Draw(picture).rectangle(_ordered(box), outline=TRUTH, width=_thick(picture))
+    texts = [names[int(label)] for label in labels_N]
+    if scores_N is not None:
+        texts = [f"{text} {score:.2f}" for text, score in zip(texts, scores_N, strict=True)]
+    _frame(picture, boxes_N4, texts, [colours[int(label)] for label in labels_N])
     return np.asarray(picture)
 
 
@@ -67,15 +58,36 @@ def draw_faces(
         landmarks_N52: (x, y) px.
         texts: one for each face.
     """
-    labels = np.zeros(len(boxes_N4), np.int64)
-    framed = image_HWC
-    for at in range(len(boxes_N4))[::-1]:
-        framed = draw_boxes(framed, boxes_N4[at : at + 1], labels[:1], [texts[at]])
-    picture = Image.fromarray(framed)
+    picture = Image.fromarray(image_HWC)
+    _frame(picture, boxes_N4, texts, class_colours(1) * len(boxes_N4))
     pen, radius = ImageDraw.Draw(picture), max(1.0, max(picture.size) / 500)
     for x, y in landmarks_N52.reshape(-1, 2).tolist():
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(255, 255, 255), outline=(0, 0, 0))
     return np.asarray(picture)
+
+
+def _frame(
+    picture: Image.Image,
+    boxes_N4: NDArray[np.floating],
+    texts: Sequence[str],
+    colours: Sequence[tuple[int, ...]],
+) -> None:
+    """Frames with their texts above, in place; the first is drawn last."""
+    pen, thick = ImageDraw.Draw(picture), _thick(picture)
+    font = ImageFont.load_default(max(10, round(max(picture.size) / 45)))
+    for box, text, colour in reversed(list(zip(boxes_N4, texts, colours, strict=True))):
+        x1, y1, x2, y2 = _ordered(box)
+        pen.rectangle((x1, y1, x2, y2), outline=colour, width=thick)
+        left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+        tall = bottom - top + 4
+        y = y1 - tall if y1 >= tall else y1
+        pen.rectangle((x1, y, x1 + right - left + 4, y + tall), fill=colour)
+        pen.text((x1 + 2 - left, y + 2 - top), text, font=font, fill=_readable(colour))
+
+
+def _thick(picture: Image.Image) -> int:
+    """Width in px of a frame's lines."""
+    return max(1, round(max(picture.size) / 300))
 
 
 def _ordered(box: NDArray[np.floating]) -> tuple[float, float, float, float]:
