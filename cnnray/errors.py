@@ -80,44 +80,37 @@ class DataError(UserError):
     code = "bad_data"
 
 
-class ImageError(UserError):
-    """Bytes that are not an acceptable image.
+class _CodedError(UserError):
+    """One of several known faults.
 
     Args:
-        code: one of IMAGE_CODES.
+        code: one of `codes`.
         message: what was expected and what came.
     """
 
     http_status = 422
+    codes: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, code: str, message: str) -> None:
-        assert code in IMAGE_CODES, code
+        assert code in self.codes, code
         super().__init__(message)
         self.code = code
         self._args = (code, message)
 
-    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
-        return ImageError, self._args
+    def __reduce__(self) -> tuple[type["_CodedError"], tuple[str, str]]:
+        return type(self), self._args
 
 
-class FaceError(UserError):
-    """An image without the one face that was asked for.
+class ImageError(_CodedError):
+    """Bytes that are not an acceptable image; the code is one of IMAGE_CODES."""
 
-    Args:
-        code: one of FACE_CODES.
-        message: what was expected and what came.
-    """
+    codes = IMAGE_CODES
 
-    http_status = 422
 
-    def __init__(self, code: str, message: str) -> None:
-        assert code in FACE_CODES, code
-        super().__init__(message)
-        self.code = code
-        self._args = (code, message)
+class FaceError(_CodedError):
+    """An image without the one face that was asked for; the code is one of FACE_CODES."""
 
-    def __reduce__(self) -> tuple[type["FaceError"], tuple[str, str]]:
-        return FaceError, self._args
+    codes = FACE_CODES
 
 
 class RunFolderError(UserError):
