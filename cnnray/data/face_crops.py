@@ -6,7 +6,6 @@ RUN/quarantine              images that cannot be read, and those without the on
 """
 
 import hashlib
-import io
 from typing import Any
 
 import numpy as np
@@ -17,21 +16,20 @@ from torch import Tensor
 
 from cnnray import files
 from cnnray.config import EmbedderConfig, FacesConfig, SourceConfig
-from cnnray.data.feature_store import Outputs, quarantine_row
-from cnnray.data.pipelines import work_off
-from cnnray.data.predict import PREDICTIONS, count_predictions, read_predictions
+from cnnray.data.feature_store import Outputs
+from cnnray.data.predict import answer_unit, count_predictions, read_predictions, run_stage
 from cnnray.data.runs import RunFolder, count_by_code, refuse_bad
-from cnnray.data.units import plan_units, rounds
-from cnnray.errors import DataError, FaceError, ImageError
+from cnnray.errors import DataError, ImageError
 from cnnray.infer.face_results import Faces, pick_face
 from cnnray.infer.faces import FacePipeline
 from cnnray.ops.align import align_faces
 from cnnray.ops.decode import decode
 from cnnray.ops.face_views import STORED
+from cnnray.ops.overlay import jpeg
+from cnnray.ops.transforms import channels_first
 
 CROPS = "crops"
 _ALIGNED_PADDING = 0.25
-_QUALITY = 95
 SCHEMA = pa.schema({name: pa.string() for name in ("id", "path", "label", "split", "crop")} | {"width": pa.float32()})
 
 
@@ -46,33 +44,20 @@ class CropStage:
 
     def __call__(self, unit: pa.Table) -> pa.Table:
         """Store one row per image of a unit that `read_unit` filled; returns counts."""
-        rows = unit.select(["id", "path", "label", "split", "bytes", "problem"]).to_pylist()
-        readable = [row for row in rows if row["bytes"] is not None]
-        bad = [quarantine_row(row, *row["problem"].split(": ", 1)) for row in rows if row["bytes"] is None]
-        good = []
-        for row, found in zip(readable, self._found([row["bytes"] for row in readable]), strict=True):
-            try:
-                good.append(self._stored(row, found))
-            except (ImageError, FaceError) as error:
-                bad.append(quarantine_row(row, error.code, str(error)))
-        self._outputs.quarantine(bad)
-        self._outputs.store(PREDICTIONS, pa.Table.from_pylist(good, SCHEMA))
-        return pa.table({"images": [len(rows)], "quarantined": [len(bad)]})
+        return answer_unit(unit, self._outputs, SCHEMA, self._found, self._stored)
 
     def _found(self, images: list[bytes]) -> list[Faces | ImageError | None]:
         if self._pipeline is None:
             return [None] * len(images)
         return list(self._pipeline.predict(images, self._config.search, embed=False))
 
-    def _stored(self, row: dict[str, Any], found: Faces | ImageError | None) -> dict[str, Any]:
+    def _stored(self, row: dict[str, Any], found: Faces | None) -> dict[str, Any]:
         """Store the face that is meant.
 
         Raises:
-            ImageError, FaceError: there is none.
+            ImageError, FaceError: it cannot be decoded, or there is none.
         """
-        if isinstance(found, ImageError):
-            raise found
-        image_CHW = torch.from_numpy(decode(row["bytes"]).copy()).permute(2, 0, 1)
+        image_CHW = channels_first(decode(row["bytes"]))
         if found is None:
             crop, width = self._around(image_CHW), float(image_CHW.shape[2])
         else:
@@ -80,7 +65,7 @@ class CropStage:
             landmarks = torch.from_numpy(face.landmarks_52)[None]
             (crop,), width = align_faces(image_CHW, landmarks, self._size, STORED), face.quality.size
         name = files.join(CROPS, f"{hashlib.sha256(row['id'].encode()).hexdigest()[:32]}.jpg")
-        self._outputs.write(name, _jpeg(crop))
+        self._outputs.write(name, jpeg(crop.permute(1, 2, 0).numpy()))
         return {key: row[key] for key in ("id", "path", "label", "split")} | {
             "crop": files.join(self._outputs.run, name),
             "width": width,
@@ -92,7 +77,7 @@ class CropStage:
         face = Image.fromarray(image_CHW.permute(1, 2, 0).numpy()).resize((inner, inner), Image.Resampling.BILINEAR)
         crop = Image.new("RGB", (self._size, self._size))
         crop.paste(face, ((self._size - inner) // 2,) * 2)
-        return torch.from_numpy(np.array(crop)).permute(2, 0, 1)
+        return channels_first(np.array(crop))
 
 
 def cut_faces(run: RunFolder, index: pa.Table, size: int, config: FacesConfig) -> pa.Table:
@@ -111,10 +96,7 @@ def cut_faces(run: RunFolder, index: pa.Table, size: int, config: FacesConfig) -
     """
     # one actor per node or GPU: the option `workers` is the number of trainers
     source = SourceConfig(gpu=config.gpu)
-    for todo in rounds(run.uri, index, PREDICTIONS):
-        arguments = {"config": config, "size": size}
-        for _ in work_off("faces", plan_units(todo, index), CropStage, run, arguments, source):
-            pass  # the stage has stored them
+    run_stage(run, index, CropStage, {"config": config, "size": size}, source, title="faces")
     table = read_predictions(run.uri, SCHEMA)
     counts = count_predictions(run.uri, index, table)
     if not table.num_rows:
@@ -122,10 +104,3 @@ def cut_faces(run: RunFolder, index: pa.Table, size: int, config: FacesConfig) -
         raise DataError(f"expected faces in {counts['images']:,} images, but none can be used: {codes}")
     refuse_bad(run.uri, counts, config)
     return table
-
-
-def _jpeg(crop_CTT: Tensor) -> bytes:
-    buffer = io.BytesIO()
-    pixels = crop_CTT.permute(1, 2, 0).numpy()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
-    return buffer.getvalue()

@@ -1,7 +1,7 @@
 """`cnnray predict classify`, `cnnray evaluate classify`: a checkpoint over a whole source, by Ray Data, resumable."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 
 from cnnray import cluster, files
-from cnnray.config import PredictConfig
+from cnnray.config import PredictConfig, SourceConfig
 from cnnray.data.feature_store import (
     Outputs,
     iter_parts,
@@ -19,7 +19,7 @@ from cnnray.data.feature_store import (
 from cnnray.data.pipelines import work_off
 from cnnray.data.runs import RunFolder, count_by_code, refuse_bad
 from cnnray.data.units import load_index, plan_units, rounds
-from cnnray.errors import DataError, ImageError, RunFolderError
+from cnnray.errors import DataError, FaceError, ImageError, RunFolderError
 from cnnray.infer.classify import Classifier
 from cnnray.nn.checkpoint import load_card
 from cnnray.ops.metrics import summary
@@ -28,6 +28,7 @@ from cnnray.report import classification_sections
 
 PREDICTIONS = "predictions"
 TOP_K = 5
+_NEEDS = ("id", "path", "label", "split", "bytes", "problem")
 SCHEMA = pa.schema(
     {
         "id": pa.string(),
@@ -52,20 +53,14 @@ class PredictStage:
 
     def __call__(self, unit: pa.Table) -> pa.Table:
         """Store one row per image of a unit that `read_unit` filled; returns counts."""
-        rows = unit.select(["id", "path", "label", "bytes", "problem"]).to_pylist()
-        readable = [row for row in rows if row["bytes"] is not None]
-        bad = [quarantine_row(row, *row["problem"].split(": ", 1)) for row in rows if row["bytes"] is None]
         classes = self._classifier.classes
-        answers = self._classifier.predict([row["bytes"] for row in readable], top_k=len(classes))
-        good = []
-        for row, answer in zip(readable, answers, strict=True):
-            if isinstance(answer, ImageError):
-                bad.append(quarantine_row(row, answer.code, str(answer)))
-            else:
-                good.append(_row(row, answer.top, classes))
-        self._outputs.quarantine(bad)
-        self._outputs.store(PREDICTIONS, pa.Table.from_pylist(good, SCHEMA))
-        return pa.table({"images": [len(rows)], "quarantined": [len(bad)]})
+        return answer_unit(
+            unit,
+            self._outputs,
+            SCHEMA,
+            lambda images: self._classifier.predict(images, top_k=len(classes)),
+            lambda row, answer: _row(row, answer.top, classes),
+        )
 
 
 def predict_classify(
@@ -104,10 +99,55 @@ def _predict(checkpoint: str, source: str, out: str, config: PredictConfig, addr
     return run.finish(count_predictions(out, index, read_predictions(out)))
 
 
-def run_stage(run: RunFolder, index: pa.Table, stage: type, arguments: dict[str, Any], config: PredictConfig) -> None:
-    """Send what is still to be done of `index` through a stage that stores rows in PREDICTIONS."""
+def answer_unit(
+    unit: pa.Table,
+    outputs: Outputs,
+    schema: pa.Schema,
+    answer: Callable[[list[bytes]], Sequence[Any]],
+    to_row: Callable[[dict[str, Any], Any], dict[str, Any]],
+) -> pa.Table:
+    """What a stage of `run_stage` does with a unit that `read_unit` filled: each image is stored, or in quarantine.
+
+    Args:
+        schema: of the rows.
+        answer: what the model says of the files that could be read, an ImageError where one is bad.
+        to_row: the row to store, of an image's own row (`id, path, label, split, bytes` as far as the unit has them)
+            and its answer; an ImageError or FaceError that it raises sends the image to quarantine.
+
+    Returns:
+        one row of counts: images, quarantined.
+    """
+    rows = unit.select([name for name in _NEEDS if name in unit.column_names]).to_pylist()
+    readable = [row for row in rows if row["bytes"] is not None]
+    bad = [quarantine_row(row, *row["problem"].split(": ", 1)) for row in rows if row["bytes"] is None]
+    good = []
+    for row, found in zip(readable, answer([row["bytes"] for row in readable]), strict=True):
+        try:
+            if isinstance(found, ImageError):
+                raise found
+            good.append(to_row(row, found))
+        except (ImageError, FaceError) as error:
+            bad.append(quarantine_row(row, error.code, str(error)))
+    outputs.quarantine(bad)
+    outputs.store(PREDICTIONS, pa.Table.from_pylist(good, schema))
+    return pa.table({"images": [len(rows)], "quarantined": [len(bad)]})
+
+
+def run_stage(
+    run: RunFolder,
+    index: pa.Table,
+    stage: type,
+    arguments: dict[str, Any],
+    config: SourceConfig,
+    title: str = "predictions",
+) -> None:
+    """Send what is still to be done of `index` through a stage that stores rows in PREDICTIONS.
+
+    Args:
+        title: of the progress.
+    """
     for todo in rounds(run.uri, index, PREDICTIONS):
-        for _ in work_off("predictions", plan_units(todo, index), stage, run, arguments, config):
+        for _ in work_off(title, plan_units(todo, index), stage, run, arguments, config):
             pass  # the stage has stored them
 
 

@@ -19,10 +19,10 @@ from cnnray.config import DetectPredictConfig, SearchConfig
 from cnnray.data.annotations import Annotations
 from cnnray.data.boxes import check_boxes
 from cnnray.data.detect_report import BoxJudge, as_found
-from cnnray.data.feature_store import Outputs, quarantine_row, read_quarantine
+from cnnray.data.feature_store import Outputs, read_quarantine
 from cnnray.data.fetch import fetch_known
 from cnnray.data.formats import read_annotations
-from cnnray.data.predict import PREDICTIONS, count_predictions, read_predictions, run_stage
+from cnnray.data.predict import answer_unit, count_predictions, read_predictions, run_stage
 from cnnray.data.predict_segment import OVERLAYS, mask_name
 from cnnray.data.runs import RunFolder, refuse_bad
 from cnnray.data.units import load_index
@@ -74,19 +74,9 @@ class DetectStage:
 
     def __call__(self, unit: pa.Table) -> pa.Table:
         """Store one row per image of a unit that `read_unit` filled; returns counts."""
-        rows = unit.select(["id", "path", "bytes", "problem"]).to_pylist()
-        readable = [row for row in rows if row["bytes"] is not None]
-        bad = [quarantine_row(row, *row["problem"].split(": ", 1)) for row in rows if row["bytes"] is None]
-        good = []
-        answers = self._detector.predict([row["bytes"] for row in readable], self._search)
-        for row, answer in zip(readable, answers, strict=True):
-            if isinstance(answer, ImageError):
-                bad.append(quarantine_row(row, answer.code, str(answer)))
-            else:
-                good.append(self._stored(row, answer))
-        self._outputs.quarantine(bad)
-        self._outputs.store(PREDICTIONS, pa.Table.from_pylist(good, SCHEMA))
-        return pa.table({"images": [len(rows)], "quarantined": [len(bad)]})
+        return answer_unit(
+            unit, self._outputs, SCHEMA, lambda images: self._detector.predict(images, self._search), self._stored
+        )
 
     def _stored(self, row: dict[str, Any], answer: Detections) -> dict[str, Any]:
         names = self._detector.classes

@@ -15,12 +15,11 @@ import torch
 
 from cnnray import cluster, files
 from cnnray.config import FacesPredictConfig
-from cnnray.data.feature_store import Outputs, quarantine_row
-from cnnray.data.predict import PREDICTIONS, count_predictions, read_predictions, run_stage
+from cnnray.data.feature_store import Outputs
+from cnnray.data.predict import answer_unit, count_predictions, read_predictions, run_stage
 from cnnray.data.predict_segment import OVERLAYS, mask_name
 from cnnray.data.runs import RunFolder, refuse_bad
 from cnnray.data.units import load_index
-from cnnray.errors import ImageError
 from cnnray.infer.face_results import Face, Faces, draw_photo, face_json
 from cnnray.infer.faces import FacePipeline
 from cnnray.nn.embedders import EMBEDDERS, load_embedder
@@ -54,23 +53,18 @@ class FaceStage:
     def __init__(self, config: FacesPredictConfig, outputs: Outputs, *, threads: int) -> None:
         torch.set_num_threads(1)
         self._pipeline = FacePipeline.load(config, device="cuda" if config.gpu else "cpu", threads=threads)
-        self._config, self._search, self._outputs = config, config.search, outputs
+        self._config, self._outputs = config, outputs
 
     def __call__(self, unit: pa.Table) -> pa.Table:
         """Store one row per image of a unit that `read_unit` filled; returns counts."""
-        rows = unit.select(["id", "path", "label", "bytes", "problem"]).to_pylist()
-        readable = [row for row in rows if row["bytes"] is not None]
-        bad = [quarantine_row(row, *row["problem"].split(": ", 1)) for row in rows if row["bytes"] is None]
-        good = []
-        answers = self._pipeline.predict([row["bytes"] for row in readable], self._search, embed=self._config.embed)
-        for row, answer in zip(readable, answers, strict=True):
-            if isinstance(answer, ImageError):
-                bad.append(quarantine_row(row, answer.code, str(answer)))
-            else:
-                good.append(self._stored(row, answer))
-        self._outputs.quarantine(bad)
-        self._outputs.store(PREDICTIONS, pa.Table.from_pylist(good, SCHEMA))
-        return pa.table({"images": [len(rows)], "quarantined": [len(bad)]})
+        search, embed = self._config.search, self._config.embed
+        return answer_unit(
+            unit,
+            self._outputs,
+            SCHEMA,
+            lambda images: self._pipeline.predict(images, search, embed=embed),
+            self._stored,
+        )
 
     def _stored(self, row: dict[str, Any], answer: Faces) -> dict[str, Any]:
         if self._config.draw:

@@ -15,14 +15,14 @@ import torch
 
 from cnnray import cluster, files
 from cnnray.config import SegmentPredictConfig
-from cnnray.data.feature_store import Outputs, quarantine_row, read_quarantine
+from cnnray.data.feature_store import Outputs, read_quarantine
 from cnnray.data.pairs import Pairs, build_pairs, check_pairs
-from cnnray.data.predict import PREDICTIONS, count_predictions, read_predictions, run_stage
+from cnnray.data.predict import answer_unit, count_predictions, read_predictions, run_stage
 from cnnray.data.runs import RunFolder, refuse_bad
 from cnnray.data.segment_report import Judge
 from cnnray.data.units import load_index
 from cnnray.errors import DataError, ImageError
-from cnnray.infer.segment import TASK, Segmenter
+from cnnray.infer.segment import TASK, Segmentation, Segmenter
 from cnnray.nn.checkpoint import load_card
 from cnnray.ops.decode import decode
 from cnnray.ops.masks import LabelSpace, decode_mask
@@ -53,26 +53,18 @@ class SegmentStage:
 
     def __call__(self, unit: pa.Table) -> pa.Table:
         """Store masks and one row per image of a unit that `read_unit` filled; returns counts."""
-        rows = unit.select(["id", "path", "bytes", "problem"]).to_pylist()
-        readable = [row for row in rows if row["bytes"] is not None]
-        bad = [quarantine_row(row, *row["problem"].split(": ", 1)) for row in rows if row["bytes"] is None]
-        good = []
-        for row, answer in zip(readable, self._segmenter.predict([row["bytes"] for row in readable]), strict=True):
-            if isinstance(answer, ImageError):
-                bad.append(quarantine_row(row, answer.code, str(answer)))
-                continue
-            name = mask_name(row["id"])
-            self._outputs.write(files.join(MASKS, name), self._segmenter.mask_png(answer))
-            if self._draw:
-                picture = overlay(decode(row["bytes"]), answer.classes_HW, len(self._segmenter.classes))
-                self._outputs.write(files.join(OVERLAYS, name), png(picture))
-            height, width = answer.classes_HW.shape
-            shares = [share for _, share in answer.shares]
-            facts = {"height": height, "width": width, "confidence": answer.confidence, "shares": shares}
-            good.append({"id": row["id"], "path": row["path"]} | facts)
-        self._outputs.quarantine(bad)
-        self._outputs.store(PREDICTIONS, pa.Table.from_pylist(good, SCHEMA))
-        return pa.table({"images": [len(rows)], "quarantined": [len(bad)]})
+        return answer_unit(unit, self._outputs, SCHEMA, self._segmenter.predict, self._stored)
+
+    def _stored(self, row: dict[str, Any], answer: Segmentation) -> dict[str, Any]:
+        name = mask_name(row["id"])
+        self._outputs.write(files.join(MASKS, name), self._segmenter.mask_png(answer))
+        if self._draw:
+            picture = overlay(decode(row["bytes"]), answer.classes_HW, len(self._segmenter.classes))
+            self._outputs.write(files.join(OVERLAYS, name), png(picture))
+        height, width = answer.classes_HW.shape
+        shares = [share for _, share in answer.shares]
+        facts = {"height": height, "width": width, "confidence": answer.confidence, "shares": shares}
+        return {"id": row["id"], "path": row["path"]} | facts
 
 
 def mask_name(item: str) -> str:
