@@ -15,3 +15,14 @@ def data_dir():
     if not folder.is_dir():
         pytest.skip(f"no data at {folder}; set CNNRAY_DATA")
     return folder
+
+
+@pytest.fixture
+def one_thread():
+    """As in a Ray worker with one CPU: sums of the same order, so the same bits. Afterwards as many as before."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

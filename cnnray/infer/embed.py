@@ -5,18 +5,17 @@ core's cache, and no core waits for another at the end of each layer. Measured w
 two cores: 52 images/s a core in batches of 32, 94 in batches of 4. On a GPU, one large batch at a time.
 """
 
-import contextlib
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from cnnray.nn.backbones import Extractor
-from cnnray.nn.device import choose_device, native_precision
+from cnnray.nn.device import choose_device, native_precision, single_threaded
 
 CPU_BATCH = 4
 
@@ -103,20 +102,6 @@ class Embedder:
                 self._model = plain
                 return False
         return True
-
-
-@contextlib.contextmanager
-def single_threaded(device: torch.device) -> Iterator[None]:
-    """One intra-op thread on a CPU: sums then have one order, and the numbers do not depend on the number of cores."""
-    before = torch.get_num_threads()
-    if device.type != "cpu" or before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def has_compiler() -> bool:

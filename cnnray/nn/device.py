@@ -1,7 +1,9 @@
 """What this process computes on: the device, its native number format, and the cores that it may really use."""
 
+import contextlib
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -44,3 +46,17 @@ def num_cores(quota_file: Path = _QUOTA) -> int:
         return cores if quota == "max" else max(1, min(cores, math.ceil(int(quota) / int(period))))
     except (OSError, ValueError):  # no cgroup v2 here
         return cores
+
+
+@contextlib.contextmanager
+def single_threaded(device: torch.device) -> Iterator[None]:
+    """One intra-op thread on a CPU: sums then have one order, and the numbers do not depend on the number of cores."""
+    before = torch.get_num_threads()
+    if device.type != "cpu" or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cnnray.config import FacesConfig
 from cnnray.nn.checkpoint import Card, save_checkpoint
-from cnnray.nn.device import native_precision
+from cnnray.nn.device import native_precision, single_threaded
 from cnnray.nn.embedders import BackboneEmbedder, build_embedding_net
 from cnnray.nn.face_weights import TASK
 from cnnray.ops.seeds import seed_for
@@ -27,7 +27,7 @@ _LENGTH = 10.0  # of the projection as a whole: a learning rate of 1e-3 then mov
 
 
 def prepare_start(data: FaceData, config: FacesConfig, uri: str) -> None:
-    """Write the checkpoint that training starts from.
+    """Write the checkpoint that training starts from; the same one on any number of cores.
 
     Args:
         data: whose training faces are looked at.
@@ -36,7 +36,13 @@ def prepare_start(data: FaceData, config: FacesConfig, uri: str) -> None:
     torch.manual_seed(config.seed)
     net = build_embedding_net(architecture(config), config.weights)
     assert isinstance(net.body, BackboneEmbedder)
-    body = net.body
+    with single_threaded(torch.device("cpu")):
+        _fit(net.body, data, config)
+    save_checkpoint(uri, net.state_dict(), Card(task=TASK, arch=architecture(config)))
+
+
+def _fit(body: BackboneEmbedder, data: FaceData, config: FacesConfig) -> None:
+    """Set everything of the embedder that training faces decide."""
     if config.weights == "none":
         _settle_norms(body, data, config)
     features, labels = _look(body.eval(), data, config)
@@ -46,7 +52,6 @@ def prepare_start(data: FaceData, config: FacesConfig, uri: str) -> None:
     with torch.no_grad():
         body.projection.weight.copy_(projection * (_LENGTH / projection.norm()))
         body.projection.bias.zero_()
-    save_checkpoint(uri, net.state_dict(), Card(task=TASK, arch=architecture(config)))
 
 
 def _settle_norms(body: BackboneEmbedder, data: FaceData, config: FacesConfig) -> None:

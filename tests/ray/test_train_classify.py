@@ -101,15 +101,6 @@ def photos(tmp_path_factory):
     return write_run(folder / "run", table, paths, manifest), folder
 
 
-@pytest.fixture
-def one_thread():
-    """As in a Ray worker with one CPU: sums of the same order, so the same bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def assert_same_bits(ours, theirs):
     for group in ("model", "best", "optimizer"):
         left, right = getattr(ours, group), getattr(theirs, group)

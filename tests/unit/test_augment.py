@@ -51,13 +51,6 @@ def image():
     return chw(photo(60, 80))
 
 
-@pytest.fixture
-def restore_threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def largest_difference(a, b):
     return int((a.int() - b.int()).abs().max())
 
@@ -316,10 +309,9 @@ def test_views_depend_on_the_generator_alone(preset):
     ],
     ids=lambda transform: type(transform).__name__,
 )
-def test_pixels_do_not_depend_on_the_number_of_threads(transform, restore_threads):
+def test_pixels_do_not_depend_on_the_number_of_threads(transform, one_thread):
     # Large enough that torch splits the work: above 32,768 values.
     image = chw(photo(400, 300))
-    torch.set_num_threads(1)
     one = [transform(image, seeded(i)) for i in range(3)]
     torch.set_num_threads(2)
     assert all(map(torch.equal, [transform(image, seeded(i)) for i in range(3)], one))

@@ -13,13 +13,7 @@ from cnnray.nn.backbones import BACKBONES, build_backbone, build_extractor, find
 from cnnray.nn.blocks import SameConv2d, same_padding
 from cnnray.nn.lite import rename_published
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def images(size, count=2, seed=0):

@@ -10,15 +10,9 @@ from cnnray.nn.classics import CLASSICS, classic, inception, modules_at, residua
 from cnnray.nn.zoo import cost_table
 from cnnray.ops.costs import count_costs
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SCALES = [(1.0, 1.0), (2.0, 0.5), (0.5, 0.25), (1.2, 1.1), (0.05, 0.05)]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def params(build, **scale):

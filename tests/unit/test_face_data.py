@@ -14,6 +14,7 @@ from cnnray.config import FacesConfig
 from cnnray.data.face_crops import SCHEMA
 from cnnray.data.stream import stream_here
 from cnnray.errors import DataError, OptionError, UnknownNameError
+from cnnray.nn.checkpoint import load_checkpoint
 from cnnray.ops.decode import decode
 from cnnray.ops.face_views import cut_view, stored_size
 from cnnray.train.face_data import build_face_data, divide_people, face_units, val_parts
@@ -256,6 +257,16 @@ def test_a_random_network_starts_with_features_that_training_and_validation_see_
         embedded = net(images)
     assert standard.mean(0).abs().median() < 0.5 and 0.5 < standard.std(0).median() < 2
     assert embedded.mean(0).norm() < 0.7
+
+
+def test_a_start_does_not_depend_on_the_number_of_cores(division, tmp_path, one_thread):
+    starts = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        prepare_start(data(division), CONFIG, str(tmp_path / str(threads)))
+        starts.append(load_checkpoint(str(tmp_path / str(threads)))[0])
+        assert torch.get_num_threads() == threads
+    assert all(torch.equal(tensor, starts[1][name]) for name, tensor in starts[0].items())
 
 
 # ---- settings --------------------------------------------------------------------------------------------------------

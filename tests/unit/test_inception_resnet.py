@@ -17,15 +17,9 @@ from cnnray.nn.inception_resnet import (
     load_inception_resnet,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALLEST = 75  # px
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def faces(size, count=2, seed=0):

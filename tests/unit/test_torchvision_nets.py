@@ -8,16 +8,10 @@ from torchvision import models
 from cnnray.nn.backbones import BACKBONES, Backbone, build_backbone
 from cnnray.nn.torchvision_nets import TORCHVISION
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = ["squeezenet1_0", "squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "resnet18"]
 SMALL += ["googlenet", "inception_v3", "efficientnet_b0"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def images(size, count=2, seed=0):

@@ -27,19 +27,12 @@ from cnnray.train.optim import (
 from cnnray.train.state import State, load_history, load_state, save_state
 from tests.feature_tables import make_table
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 GOLDEN = Path(__file__).parent.parent / "golden" / "classify_head.txt"
 # one step an epoch, so that the history holds the loss of every step
 GOLDEN_CONFIG = ClassifyConfig(epochs=20, batch_size=64, lr=0.01, warmup=2, patience=0, mixup_alpha=0.2, dropout=0.2)
 SMALL = ClassifyConfig(epochs=6, batch_size=8, lr=0.01, warmup=1, patience=0)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny products: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def golden_table():
