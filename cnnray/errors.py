@@ -7,17 +7,19 @@
     |   |-- DataError            a data set that cannot be used: empty, one class, missing column
     |   |-- ImageError           bytes that are not an acceptable image; `code` is one of IMAGE_CODES
     |   |-- FaceError            an image without the one face that was asked for; `code` is one of FACE_CODES
+    |   |-- GalleryError         what a gallery refuses, or does not have; `code` is one of GALLERY_CODES
     |   |-- RunFolderError       a run folder that is finished, foreign or made with other settings
     |   `-- CheckpointError      a checkpoint that is absent, cut short, changed or of another kind
     |-- QuarantineError          the run is complete, but more inputs were bad than allowed (exit 3)
     |-- StorageError             the disk or object store failed: full, read-only, unreachable (exit 4)
+    |   `-- RecordError          so did the database of the galleries; nothing that was acknowledged is lost
     `-- ServiceError             the service answered with an error, or not at all (exit 5)
 
 The message is one line that a person can act on. `http_status` is what the service answers for it.
 """
 
-from collections.abc import Iterable
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 IMAGE_CODES = (
     "empty",
@@ -29,6 +31,21 @@ IMAGE_CODES = (
     "animated",
 )
 FACE_CODES = ("no_face", "several_faces")
+GALLERY_CODES = {  # and the HTTP status of each
+    "bad_name": 422,
+    "bad_vector": 422,
+    "no_gallery": 404,
+    "no_identity": 404,
+    "no_such_face": 404,
+    "gallery_exists": 409,
+    "identity_exists": 409,
+    "identity_conflict": 409,
+    "model_mismatch": 409,
+    "key_reused": 409,
+    "low_quality": 422,
+    "erased": 410,
+    "too_few_faces": 422,
+}
 
 
 class CnnrayError(Exception):
@@ -36,7 +53,7 @@ class CnnrayError(Exception):
 
     code: str = "error"
     exit_code: ClassVar[int] = 1
-    http_status: ClassVar[int] = 500
+    http_status: int = 500
 
 
 class UserError(CnnrayError):
@@ -113,6 +130,25 @@ class FaceError(_CodedError):
     codes = FACE_CODES
 
 
+class GalleryError(UserError):
+    """What a gallery refuses, or does not have.
+
+    Args:
+        code: one of GALLERY_CODES.
+        message: what was expected and what came.
+        details: for programs, JSON values: `reasons` of a picture that is not good enough, `identity` of a conflict.
+    """
+
+    def __init__(self, code: str, message: str, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.http_status = GALLERY_CODES[code]
+        self.details = dict(details or {})
+
+    def __reduce__(self) -> tuple[type["GalleryError"], tuple[str, str, dict[str, Any]]]:
+        return GalleryError, (self.code, str(self), self.details)
+
+
 class RunFolderError(UserError):
     """A run folder that is finished, foreign or made with other settings."""
 
@@ -137,6 +173,13 @@ class StorageError(CnnrayError):
 
     code = "storage"
     exit_code = 4
+
+
+class RecordError(StorageError):
+    """The database of the galleries failed, or could not be reached; what was acknowledged before is in it."""
+
+    code = "record_unavailable"
+    http_status = 503
 
 
 class ServiceError(CnnrayError):

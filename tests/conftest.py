@@ -1,6 +1,7 @@
 """Shared by all tiers: where the real data is, and a small synthetic photo folder."""
 
 import os
+import uuid
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,21 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server, see `tests.postgres.Server`."""
+    from tests.postgres import Server
+
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def record_url(request, tmp_path):
+    """An empty database for a record, once of each kind."""
+    if request.param == "sqlite":
+        return str(tmp_path / "galleries.db")
+    return request.getfixturevalue("postgres").create(f"test_{uuid.uuid4().hex[:12]}")

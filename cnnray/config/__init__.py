@@ -12,6 +12,7 @@ from cnnray.config.faces import (
     FacesPredictConfig,
     VerifyConfig,
 )
+from cnnray.config.galleries import QualityPolicy, RecordConfig
 from cnnray.config.network import UNSCALED, BackboneConfig, network_name, parse_network
 from cnnray.config.prediction import DetectPredictConfig, PredictConfig, SearchConfig, SegmentPredictConfig
 from cnnray.config.serving import ServeConfig
@@ -46,6 +47,8 @@ __all__ = [
     "PairsConfig",
     "parse_network",
     "PredictConfig",
+    "QualityPolicy",
+    "RecordConfig",
     "SearchConfig",
     "SegmentConfig",
     "SegmentPredictConfig",

@@ -1,0 +1,1 @@
+"""Galleries: who is this, or nobody we know."""
