@@ -1,6 +1,7 @@
 """Shared by all tiers: where the real data is, and a small synthetic photo folder."""
 
 import os
+import subprocess
 import uuid
 from pathlib import Path
 
@@ -18,15 +19,25 @@ def data_dir():
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def one_thread():
-    """As in a Ray worker with one CPU: sums of the same order, so the same bits. Afterwards as many as before."""
+    """As in a Ray worker with one CPU: sums of the same order, so the same bits. And two tests at a time have a core
+    each: threads of both would wait for each other, small products ten times as long."""
     import torch
 
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def small_disk(request, tmp_path):
+    """A disk of 100 KiB, or of what the test asks for, grown by calling it; needs the right to mount."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    size = getattr(request, "param", "100k")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", place], capture_output=True).returncode:
+        pytest.skip("not allowed to mount a small disk here")
+    yield place, lambda: subprocess.run(["mount", "-o", "remount,size=50m", place], check=True)
+    subprocess.run(["umount", place], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -221,17 +221,6 @@ def test_killed_driver_and_killed_actor_lose_no_row_and_double_none(tmp_path):
     assert 0 < manifest["resumed"] < 300
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 100 KiB, grown by calling it; needs the right to mount."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "none", place], capture_output=True).returncode:
-        pytest.skip("not allowed to mount a small disk here")
-    yield place, lambda: subprocess.run(["mount", "-o", "remount,size=50m", place], check=True)
-    subprocess.run(["umount", place], check=True)
-
-
 def test_a_full_disk_is_one_clear_line_and_what_is_stored_is_kept(tmp_path, small_disk):
     place, grow = small_disk
     src = make_photos(tmp_path / "src", 120)

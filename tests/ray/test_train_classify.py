@@ -147,7 +147,7 @@ def test_two_workers_follow_the_golden_curve_of_one(tmp_path):
     np.testing.assert_allclose([row["train_loss"] for row in state.history], golden[:, 1], rtol=0, atol=1e-4)
 
 
-def test_two_workers_agree_with_one_where_batches_do_not_divide(tmp_path, one_thread):
+def test_two_workers_agree_with_one_where_batches_do_not_divide(tmp_path):
     config = ClassifyConfig(
         epochs=4, batch_size=9, lr=0.01, patience=2, mixup_alpha=0.2, label_smoothing=0.1, workers=2
     )
@@ -177,7 +177,7 @@ def kill_workers_when(state_uri, epochs, killed):
             killed.append(process.pid)
 
 
-def test_killed_workers_are_replaced_and_end_with_the_same_bits(tmp_path, one_thread):
+def test_killed_workers_are_replaced_and_end_with_the_same_bits(tmp_path):
     features = write_run(tmp_path / "run", make_table((60, 50, 40), dim=64, views=1, val_per_class=8))
     make = functools.partial(build_parts, features, LONG)
     run(*make(), LONG, str(tmp_path / "whole"), "x", Worker())
@@ -192,7 +192,7 @@ def test_killed_workers_are_replaced_and_end_with_the_same_bits(tmp_path, one_th
     assert [row["epoch"] for row in state.history] == list(range(LONG.epochs))
 
 
-def test_a_killed_driver_is_resumed_by_the_same_command(photos, tmp_path, one_thread):
+def test_a_killed_driver_is_resumed_by_the_same_command(photos, tmp_path):
     features, _ = photos
     out, config = str(tmp_path / "out"), dataclasses.replace(LONG, batch_size=2)
     options = ["--epochs", "60", "--batch-size", "2", "--patience", "0", "--mixup-alpha", "0.2"]

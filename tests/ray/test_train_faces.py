@@ -173,7 +173,7 @@ def test_a_face_of_the_run_is_embedded_as_one_in_its_photo(trained):
     assert np.median(away) < 0.5 * np.median(others)  # small photos, enlarged twice
 
 
-def test_two_workers_learn_what_one_learns(trained, tmp_path, one_thread):
+def test_two_workers_learn_what_one_learns(trained, tmp_path):
     out, _ = trained
     one = alone(out, small(workers=1), tmp_path / "one.state").history
     two = json.loads((out / "metrics.json").read_text())["history"]
@@ -195,7 +195,7 @@ def aligned(trained, tmp_path_factory):
     return folder
 
 
-def test_a_logistic_unit_verifies_and_aligned_faces_need_no_detector(aligned, trained, data_dir, tmp_path, one_thread):
+def test_a_logistic_unit_verifies_and_aligned_faces_need_no_detector(aligned, trained, data_dir, tmp_path):
     out = tmp_path / "out"
     manifest = train_faces(str(aligned), str(out), small(loss="binary", aligned=True, epochs=2))
     assert manifest["counts"]["quarantined"] == 0 and manifest["counts"]["val"] == 18

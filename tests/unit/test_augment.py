@@ -309,7 +309,7 @@ def test_views_depend_on_the_generator_alone(preset):
     ],
     ids=lambda transform: type(transform).__name__,
 )
-def test_pixels_do_not_depend_on_the_number_of_threads(transform, one_thread):
+def test_pixels_do_not_depend_on_the_number_of_threads(transform):
     # Large enough that torch splits the work: above 32,768 values.
     image = chw(photo(400, 300))
     one = [transform(image, seeded(i)) for i in range(3)]

@@ -13,8 +13,6 @@ from cnnray.nn.backbones import BACKBONES, build_backbone, build_extractor, find
 from cnnray.nn.blocks import SameConv2d, same_padding
 from cnnray.nn.lite import rename_published
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def images(size, count=2, seed=0):
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))

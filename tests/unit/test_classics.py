@@ -10,8 +10,6 @@ from cnnray.nn.classics import CLASSICS, classic, inception, modules_at, residua
 from cnnray.nn.zoo import cost_table
 from cnnray.ops.costs import count_costs
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SCALES = [(1.0, 1.0), (2.0, 0.5), (0.5, 0.25), (1.2, 1.1), (0.05, 0.05)]
 
 

@@ -259,7 +259,7 @@ def test_a_random_network_starts_with_features_that_training_and_validation_see_
     assert embedded.mean(0).norm() < 0.7
 
 
-def test_a_start_does_not_depend_on_the_number_of_cores(division, tmp_path, one_thread):
+def test_a_start_does_not_depend_on_the_number_of_cores(division, tmp_path):
     starts = []
     for threads in (1, 2):
         torch.set_num_threads(threads)

@@ -19,8 +19,6 @@ from cnnray.train.image_data import build_image_data
 from cnnray.train.loop import Worker, run
 from cnnray.train.state import load_state
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 NETWORK, TAP = "efficientnet_lite0:size=64", "stage6"
 CONFIG = FinetuneConfig(
     backbone=NETWORK, batch_size=8, epochs=3, lr=0.01, views=1, unfreeze=2, precision="float32", monitor="loss"

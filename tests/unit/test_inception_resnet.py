@@ -17,8 +17,6 @@ from cnnray.nn.inception_resnet import (
     load_inception_resnet,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SMALLEST = 75  # px
 
 

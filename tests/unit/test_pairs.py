@@ -167,7 +167,7 @@ def test_a_file_that_changes_while_training_is_named(table, tmp_path):
         list(data_of(broken).train_batches(0, 0, 1))
 
 
-def test_a_network_learns_blobs(table, tmp_path, one_thread):
+def test_a_network_learns_blobs(table, tmp_path):
     config = SegmentConfig(**(vars(CONFIG) | {"epochs": 8, "lr": 0.01, "precision": "float32", "width": 8}))
     data = build_segment_data(table.slice(2), table.slice(0, 2), SPACE, config, stream_here)
     run(SegmentTask(config, 2), data, config, str(tmp_path / "state"), "x", Worker())

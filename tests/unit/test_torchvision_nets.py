@@ -8,8 +8,6 @@ from torchvision import models
 from cnnray.nn.backbones import BACKBONES, Backbone, build_backbone
 from cnnray.nn.torchvision_nets import TORCHVISION
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 SMALL = ["squeezenet1_0", "squeezenet1_1", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "resnet18"]
 SMALL += ["googlenet", "inception_v3", "efficientnet_b0"]
 

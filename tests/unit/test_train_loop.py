@@ -27,8 +27,6 @@ from cnnray.train.optim import (
 from cnnray.train.state import State, load_history, load_state, save_state
 from tests.feature_tables import make_table
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 GOLDEN = Path(__file__).parent.parent / "golden" / "classify_head.txt"
 # one step an epoch, so that the history holds the loss of every step
 GOLDEN_CONFIG = ClassifyConfig(epochs=20, batch_size=64, lr=0.01, warmup=2, patience=0, mixup_alpha=0.2, dropout=0.2)

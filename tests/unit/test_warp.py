@@ -69,7 +69,7 @@ def test_what_lies_outside_is_mirrored():
     np.testing.assert_array_equal(view.numpy(), expected)
 
 
-def test_the_same_generator_gives_the_same_bits_at_any_number_of_threads(one_thread):
+def test_the_same_generator_gives_the_same_bits_at_any_number_of_threads():
     image, mask = numbered(90, 70)
     warp = build_warp("strong", 64)
     views = []
