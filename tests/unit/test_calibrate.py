@@ -20,6 +20,7 @@ from cnnray.infer.gallery.calibrate import (
     threshold_interval,
 )
 from cnnray.infer.gallery.calibration import Calibration, threshold_for
+from cnnray.infer.gallery.means import mean_embeddings
 from cnnray.infer.gallery.probe_scores import group_faces, own_scores, score_probes
 
 ONE = CalibrationPlan()
@@ -57,7 +58,7 @@ def rate(threshold, fresh_ND, gallery_GD):
 @pytest.mark.parametrize("few", [False, True])
 def test_scores_of_probes_are_those_of_a_plain_loop(monkeypatch, few):
     if few:  # several chunks and blocks
-        monkeypatch.setattr(probe_scores, "_FACES", 7)
+        monkeypatch.setattr(probe_scores, "_POINTS", 7)
         monkeypatch.setattr(probe_scores, "_CELLS", 20)
     rng = np.random.default_rng(0)
     faces, ids = directions(rng, 60, 8), rng.integers(0, 20, 60) * 10 - 50
@@ -66,10 +67,11 @@ def test_scores_of_probes_are_those_of_a_plain_loop(monkeypatch, few):
     own = np.searchsorted(groups.ids_I, ids[rows])
     own[::5] = probe_scores.NOBODY
     limits = rng.uniform(0, 0.8, 25).astype(np.float32)
-    found, ahead = score_probes(faces[rows], own, groups), score_probes(faces[rows], own, groups, limits).ahead_P
+    points = mean_embeddings(ids, faces)[1]
+    found, ahead = score_probes(faces[rows], own, points), score_probes(faces[rows], own, points, limits).ahead_P
     for at, row in enumerate(rows):
         scores = {
-            place: (faces[ids == name] @ faces[row]).max()
+            place: unit(faces[ids == name].mean(0)) @ faces[row]
             for place, name in enumerate(groups.ids_I)
             if place != own[at]
         }
@@ -85,8 +87,27 @@ def test_scores_of_probes_are_those_of_a_plain_loop(monkeypatch, few):
 def test_own_score_leaves_the_face_itself_out():
     groups = group_faces(on_circle(0, 10, 40, 90), np.array([7, 7, 7, 8]))
     np.testing.assert_allclose(
-        own_scores(np.array([0, 2]), np.array([0, 0]), groups), np.cos(np.radians([10, 30])), atol=1e-6
+        own_scores(np.array([0, 2]), np.array([0, 0]), groups), np.cos(np.radians([25, 35])), atol=1e-6
     )
+
+
+def test_means_of_faces():
+    rng = np.random.default_rng(4)
+    faces, ids = directions(rng, 500), rng.integers(0, 200, 500)
+    names, points = mean_embeddings(ids, faces)
+    assert names.tolist() == sorted(set(ids.tolist())) and points.dtype == np.float32
+    expected = np.stack([unit(faces[ids == name].astype(np.float64).mean(0)) for name in names])
+    np.testing.assert_allclose(points, expected, atol=1e-6)
+    alone = [mean_embeddings(ids[ids == name], faces[ids == name])[1][0] for name in names]
+    assert np.array_equal(points, np.stack(alone))  # bit by bit, whoever else is there
+    one = names[[(ids == name).sum() == 1 for name in names]][0]
+    assert np.array_equal(points[names == one], faces[ids == one])
+
+
+def test_faces_that_cancel_out_are_stood_for_by_the_first():
+    opposite = on_circle(30, 210, 90)
+    names, points = mean_embeddings(np.array([5, 5, 3]), opposite)
+    assert names.tolist() == [3, 5] and np.array_equal(points, opposite[[2, 0]])
 
 
 # ---- statistics
@@ -143,7 +164,7 @@ def test_two_identities_are_one_pair():
 
 
 def test_one_identity_needs_a_cohort():
-    faces, ids = on_circle(0, 10), np.array([4, 4])
+    faces, ids = on_circle(0, 20), np.array([4, 4])
     with pytest.raises(DataError, match="expected two identities or more in the gallery, or a cohort; got 1"):
         calibrate(faces, ids, ONE, at="")
     found = calibrate(faces, ids, CalibrationPlan(fpir=0.5), at="", cohort=Cohort(on_circle(100, 60, 50)))
@@ -187,10 +208,9 @@ def test_curve_is_the_mean_over_random_subsets():
     rng = np.random.default_rng(3)
     faces, ids = people(rng, 120, 3, spread=0.2)
     found = calibrate(faces, ids, CalibrationPlan(fpir=0.1, every_face=True), at="")
-    similar = faces @ faces.T
-    np.fill_diagonal(similar, -1)
-    best = np.maximum.reduceat(similar, np.arange(0, 360, 3), axis=1)  # own identity: without the face itself
-    own = best[np.arange(360), ids].copy()
+    best = faces @ mean_embeddings(ids, faces)[1].T
+    without = unit(faces.reshape(120, 3, NUM).sum(1).repeat(3, 0) - faces)
+    own = (faces * without).sum(1)
     best[np.arange(360), ids] = -1
     rows = [row for row in found.curve if row.target == 0.1]
     assert [row.num_identities for row in rows] == [10, 30, 100, 120]

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from cnnray.errors import DataError, OptionError
 from cnnray.infer.gallery.calibration import Calibration, CurveRow, Share, Suspect, Tail, hit_rate, threshold_for
+from cnnray.infer.gallery.means import mean_embeddings
 from cnnray.infer.gallery.probe_scores import (
     NOBODY,
     FaceGroups,
@@ -49,7 +50,7 @@ from cnnray.ops.verification import wilson
 __all__ = ["Calibration", "CalibrationPlan", "Cohort", "Suspect", "calibrate", "suspects", "threshold_for"]
 FPIRS = (0.1, 0.03, 0.01, 0.003, 0.001)
 _Z = 1.96  # of 95 %
-_SCORES = 15 * 10**8  # of the probes of a kind against faces: half a minute on two cores
+_SCORES = 15 * 10**8  # of the probes of a kind against identities: half a minute on two cores
 _FEWEST = 200  # probes, however large the gallery
 _TAIL = 20  # probes above its start, at least: the scale is good to 1 / sqrt(20)
 _KNOWN = 20  # independent probes, from which on an interval is told
@@ -79,7 +80,7 @@ class CalibrationPlan:
 
     Attributes:
         fpir: false positive identification rate to hold, above 0 and below 1.
-        num_probes: of each kind at most; fewer with more than 750,000 faces.
+        num_probes: of each kind at most; fewer with more than 750,000 identities.
         every_face: all faces of a sampled person are probes; else one of them.
         seed: of the choice of probes.
     """
@@ -124,8 +125,12 @@ def calibrate(
         DataError: nothing to compare, NaN, embeddings of another length.
     """
     groups = group_faces(embeddings_ND, identity_ids_N)
-    impostors = _from_gallery(groups, plan) if cohort is None else _from_cohort(groups, cohort, plan)
-    mated, num_identities = _mated(groups, plan), len(groups.ids_I)
+    points_ID = mean_embeddings(identity_ids_N, embeddings_ND)[1]
+    if cohort is None:
+        impostors = _from_gallery(groups, points_ID, plan)
+    else:
+        impostors = _from_cohort(points_ID, cohort, plan)
+    mated, num_identities = _mated(groups, points_ID, plan), len(groups.ids_I)
     best_P, worth = impostors.scores.best_P, _worth(impostors)
     tail, clean_P = fit_tail(best_P), best_P[_expected(best_P, best_P) >= _DOUBTFUL]
     threshold, low, high = threshold_interval(best_P, plan.fpir, worth, tail)
@@ -169,7 +174,8 @@ def suspects(
     `plan.num_probes` identities, a sample of them in a larger one. Args and errors as of `calibrate`.
     """
     groups = group_faces(embeddings_ND, identity_ids_N)
-    return _pairs(_from_gallery(groups, plan).scores, groups.ids_I, threshold)
+    points_ID = mean_embeddings(identity_ids_N, embeddings_ND)[1]
+    return _pairs(_from_gallery(groups, points_ID, plan).scores, groups.ids_I, threshold)
 
 
 # ---- statistics of best scores
@@ -270,37 +276,35 @@ def _worth(impostors: _Impostors) -> int:
 # ---- probes
 
 
-def _from_gallery(groups: FaceGroups, plan: CalibrationPlan) -> _Impostors:
+def _from_gallery(groups: FaceGroups, points_ID: Float32s, plan: CalibrationPlan) -> _Impostors:
     if len(groups.ids_I) < 2:
         raise DataError(f"expected two identities or more in the gallery, or a cohort; got {len(groups.ids_I)}")
-    most = _num_probes(groups, plan)
+    most = _num_probes(points_ID, plan)
     faces_P, own_P = _sample(groups, np.arange(len(groups.ids_I)), most, plan)
-    return _Impostors(score_probes(groups.embeddings_ND[faces_P], own_P, groups), len(np.unique(own_P)))
+    return _Impostors(score_probes(groups.embeddings_ND[faces_P], own_P, points_ID), len(np.unique(own_P)))
 
 
-def _from_cohort(groups: FaceGroups, cohort: Cohort, plan: CalibrationPlan) -> _Impostors:
+def _from_cohort(points_ID: Float32s, cohort: Cohort, plan: CalibrationPlan) -> _Impostors:
     embeddings_CD, labels_C = cohort
     labels_C = np.arange(len(embeddings_CD)) if labels_C is None else labels_C
     people = group_faces(embeddings_CD, labels_C, "the cohort")
-    if not len(groups.ids_I) or not len(people.ids_I):
-        raise DataError(
-            f"expected people, got {len(groups.ids_I)} in the gallery and {len(people.ids_I)} in the cohort"
-        )
-    faces_P, who_P = _sample(people, np.arange(len(people.ids_I)), _num_probes(groups, plan), plan)
-    scores = score_probes(embeddings_CD[faces_P], np.full(len(faces_P), NOBODY), groups)
+    if not len(points_ID) or not len(people.ids_I):
+        raise DataError(f"expected people, got {len(points_ID)} in the gallery and {len(people.ids_I)} in the cohort")
+    faces_P, who_P = _sample(people, np.arange(len(people.ids_I)), _num_probes(points_ID, plan), plan)
+    scores = score_probes(embeddings_CD[faces_P], np.full(len(faces_P), NOBODY), points_ID)
     return _Impostors(scores, len(np.unique(who_P)))
 
 
-def _mated(groups: FaceGroups, plan: CalibrationPlan) -> _Mated:
+def _mated(groups: FaceGroups, points_ID: Float32s, plan: CalibrationPlan) -> _Mated:
     several = np.flatnonzero(np.diff(groups.starts_I) > 1)
-    faces_P, own_P = _sample(groups, several, _num_probes(groups, plan), plan)
+    faces_P, own_P = _sample(groups, several, _num_probes(points_ID, plan), plan)
     scores_P = own_scores(faces_P, own_P, groups)
-    ahead_P = score_probes(groups.embeddings_ND[faces_P], own_P, groups, scores_P).ahead_P
+    ahead_P = score_probes(groups.embeddings_ND[faces_P], own_P, points_ID, scores_P).ahead_P
     return _Mated(scores_P, ahead_P, len(np.unique(own_P)))
 
 
-def _num_probes(groups: FaceGroups, plan: CalibrationPlan) -> int:
-    return min(plan.num_probes, max(_FEWEST, _SCORES // max(1, len(groups.order_N))))
+def _num_probes(points_ID: Float32s, plan: CalibrationPlan) -> int:
+    return min(plan.num_probes, max(_FEWEST, _SCORES // max(1, len(points_ID))))
 
 
 def _sample(groups: FaceGroups, identities: Int64s, most: int, plan: CalibrationPlan) -> tuple[Int64s, Int64s]:

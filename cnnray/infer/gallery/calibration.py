@@ -76,7 +76,7 @@ class Suspect:
 
     Attributes:
         identity_a, identity_b: their ids, the smaller first.
-        score: of a face of one among the faces of the other.
+        score: of a face of one and the point of the other.
         expected: probes with so high a score if they are two people; far below 1 is suspicious.
     """
 

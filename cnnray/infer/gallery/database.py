@@ -74,6 +74,15 @@ class Database:
         with self.errors(), self._engine.connect() as connection:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
+    def empty_log(self) -> bool:
+        """Move SQLite's log into its file and cut it to nothing; False while another transaction needs it."""
+        with self.outside() as connection:
+            connection.exec_driver_sql("PRAGMA busy_timeout=0")  # or this waits as long as a writer would
+            try:
+                return not connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
+            finally:
+                connection.exec_driver_sql(f"PRAGMA busy_timeout={1000 * _BUSY_SECONDS}")
+
     def dispose(self) -> None:
         """Close all connections."""
         self._engine.dispose()

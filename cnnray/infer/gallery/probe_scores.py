@@ -4,7 +4,7 @@
     score_probes         each probe against all identities but its own
     own_scores           each probe against the other faces of its own identity
 
-A score is the cosine; an identity scores by the best of its faces.
+A score is the cosine of a face and of the point that stands for an identity, see `cnnray.infer.gallery.means`.
 
 Legend: N faces of the gallery, I its identities by place (sorted ids), P probes, D numbers of an embedding, B bins.
 """
@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnray.errors import DataError
+from cnnray.infer.gallery.means import mean_embeddings
 
 Float32s = NDArray[np.float32]
 Int64s = NDArray[np.int64]
 NOBODY = -1
 NUM_BINS = 4096
 _CELLS = 2**21  # scores that are held at once, 4 bytes each, a few times over
-_FACES = 2**14  # of a chunk: large against the bins of a block of probes, which are cleared for each
+_POINTS = 2**14  # of a chunk: large against the bins of a block of probes, which are cleared for each
 _OFF_LENGTH = 0.01
 _SAMPLE, _HIGHEST_BIN = 1000, 0.99
 
@@ -101,25 +102,24 @@ class ProbeScores:
 
 
 def score_probes(
-    probes_PD: Float32s, own_P: Int64s, groups: FaceGroups, limits_P: Float32s | None = None
+    probes_PD: Float32s, own_P: Int64s, points_ID: Float32s, limits_P: Float32s | None = None
 ) -> ProbeScores:
     """Score probes against all identities but their own.
 
-    Extra memory: 16 KiB for each probe, and about 60 MiB; more only where one identity has more faces than `_FACES`,
-    whose embeddings are copied. With `limits_P` scores are compared with these alone: `above_PB` has no bins then.
+    Extra memory: 16 KiB for each probe, and about 60 MiB. With `limits_P` scores are compared with these alone:
+    `above_PB` has no bins then.
     """
-    count, edges_B = len(probes_PD), _edges(probes_PD, groups)
+    count, edges_B = len(probes_PD), _edges(probes_PD, points_ID)
     best_P, identity_P = np.full(count, -np.inf, np.float32), np.full(count, NOBODY)
     above_PB, ahead_P = np.zeros((count, NUM_BINS if limits_P is None else 0), np.int32), np.zeros(count, np.int64)
-    for first, last in _chunks(groups.starts_I):
-        faces = groups.order_N[groups.starts_I[first] : groups.starts_I[last]]
-        chunk_GD, starts_J = groups.embeddings_ND[faces], groups.starts_I[first:last] - groups.starts_I[first]
-        rows = max(1, _CELLS // len(faces))
+    for first in range(0, len(points_ID), _POINTS):
+        chunk_JD = points_ID[first : first + _POINTS]
+        rows = max(1, _CELLS // len(chunk_JD))
         for start in range(0, count, rows):
             some = slice(start, start + rows)
-            best_JP = _best_by_identity(chunk_GD @ probes_PD[some].T, starts_J)
+            best_JP = chunk_JD @ probes_PD[some].T
             local_P = own_P[some] - first
-            inside = np.flatnonzero((local_P >= 0) & (local_P < last - first))
+            inside = np.flatnonzero((local_P >= 0) & (local_P < len(chunk_JD)))
             best_JP[local_P[inside], inside] = -np.inf
             _keep_best(best_JP, first, best_P[some], identity_P[some])
             if limits_P is None:
@@ -132,47 +132,30 @@ def score_probes(
 
 
 def own_scores(faces_P: Int64s, own_P: Int64s, groups: FaceGroups) -> Float32s:
-    """Best score [P] of faces against the other faces of their own identities, which have two or more."""
+    """Scores [P] of faces against the points of their own identities without them, which have two faces or more."""
     scores_P = np.empty(len(faces_P), np.float32)
     for at, (face, own) in enumerate(zip(faces_P, own_P, strict=True)):
         others = groups.faces(own)
         others = others[others != face]
-        scores_P[at] = (groups.embeddings_ND[others] @ groups.embeddings_ND[face]).max()
+        _, (point_D,) = mean_embeddings(np.zeros(len(others), np.int64), groups.embeddings_ND[others])
+        scores_P[at] = point_D @ groups.embeddings_ND[face]
     return scores_P
 
 
-def _chunks(starts_I: Int64s) -> list[tuple[int, int]]:
-    """Neighbouring identities, first and one after the last, of `_FACES` faces together, or of a single identity."""
-    chunks, first, num_identities = [], 0, len(starts_I) - 1
-    while first < num_identities:
-        last = int(np.searchsorted(starts_I, starts_I[first] + _FACES, side="right")) - 1
-        last = min(max(last, first + 1), num_identities)
-        chunks.append((first, last))
-        first = last
-    return chunks
-
-
-def _best_by_identity(scores_GP: Float32s, starts_J: Int64s) -> Float32s:
-    """[J, P]; along the first axis, where whole rows are compared: several times as fast as along the second."""
-    if len(starts_J) == len(scores_GP):
-        return scores_GP
-    best_JP: Float32s = np.maximum.reduceat(scores_GP, starts_J, axis=0)
-    return best_JP
-
-
 def _keep_best(best_JP: Float32s, first: int, best_P: Float32s, identity_P: Int64s) -> None:
-    """Overwrite those of `best_P` that are beaten; of equal ones the first stays."""
+    """Overwrite those of `best_P` that are beaten; of equal ones the first stays. Scores are compared along the first
+    axis, by whole rows: several times as fast as along the second."""
     place_P = best_JP.argmax(axis=0)
     found_P = np.take_along_axis(best_JP, place_P[None], axis=0)[0]
     better_P = found_P > best_P
     best_P[better_P], identity_P[better_P] = found_P[better_P], place_P[better_P] + first
 
 
-def _edges(probes_PD: Float32s, groups: FaceGroups) -> Float32s:
+def _edges(probes_PD: Float32s, points_ID: Float32s) -> Float32s:
     """Bins from the lower quartile of some scores up to 1: no threshold of use is lower, and where embedders crowd
     all faces together, as dlib's above 0.8, they are fine enough for that."""
-    some = groups.order_N[:: max(1, len(groups.order_N) // _SAMPLE)]
-    scores = probes_PD[:: max(1, len(probes_PD) // _SAMPLE)] @ groups.embeddings_ND[some].T
+    some_JD = points_ID[:: max(1, len(points_ID) // _SAMPLE)]
+    scores = probes_PD[:: max(1, len(probes_PD) // _SAMPLE)] @ some_JD.T
     lowest = min(float(np.quantile(scores, 0.25)), _HIGHEST_BIN) if scores.size else 0.0
     return np.linspace(lowest, 1, NUM_BINS, endpoint=False, dtype=np.float32)
 

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,8 @@ class Record:
 
     def __init__(self, url: str) -> None:
         self.database = Database(url)
+        if self.database.is_sqlite:
+            self.purge(patience=0)  # who erased somebody may have been killed before this
 
     def close(self) -> None:
         """Close all connections."""
@@ -122,32 +124,35 @@ class Record:
             change.write()
 
     def changes_since(self, gallery_id: int, version: int) -> Delta | None:
-        """What happened after `version`, in one look at the database; None once the gallery is dropped."""
+        """What happened after `version`; None once the gallery is dropped.
+
+        The faces may be those of a still later moment, of which the next call tells.
+        """
+        news = (changes.c.gallery_id == gallery_id) & (changes.c.number > version)
         query = (
-            sa.select(
-                galleries.c.num_features,
-                changes.c.number,
-                changes.c.kind,
-                changes.c.face_id,
-                changes.c.identity_id,
-                faces.c.embedding,
-            )  # fmt: skip
-            .outerjoin(changes, (changes.c.gallery_id == galleries.c.id) & (changes.c.number > version))
-            .outerjoin(faces, (faces.c.id == changes.c.face_id) & (changes.c.kind == "added"))
+            sa.select(galleries.c.num_features, changes.c.number, changes.c.kind, changes.c.identity_id)
+            .outerjoin(changes, news)
             .where(galleries.c.id == gallery_id)
             .order_by(changes.c.number)
         )
         with self.database.outside() as connection:
             found = connection.execute(query).all()
-        if not found:
-            return None
-        if found[-1].number is None:
-            return Delta(version, _no_rows(found[-1].num_features), np.zeros(0, np.int64), False)
-        added = [row for row in found if row.embedding is not None]
+            if not found:
+                return None
+            changed = sorted({row.identity_id for row in found if row.kind in ("added", "removed")})
+            rows: Sequence[Any] = []
+            if changed:
+                owners = sa.select(changes.c.identity_id).where(news & (changes.c.face_id > 0))
+                columns = sa.select(faces.c.id, faces.c.identity_id, faces.c.embedding)
+                rows = connection.execute(
+                    columns.where(faces.c.identity_id.in_(owners)).order_by(faces.c.identity_id, faces.c.id)
+                ).all()
+        known = [row for row in rows if row.identity_id in set(changed)]  # not those of the later moment
         return Delta(
-            found[-1].number,
-            _to_rows([(row.face_id, row.identity_id, row.embedding) for row in added], found[-1].num_features),
-            np.array([row.face_id for row in found if row.kind == "removed"], np.int64),
+            found[-1].number or version,
+            np.array(changed, np.int64),
+            _to_rows(known, found[-1].num_features),
+            any(row.kind == "removed" for row in found),
             any(row.kind == "settings" for row in found),
         )
 
@@ -155,7 +160,7 @@ class Record:
 
     @contextlib.contextmanager
     def load_faces(self, gallery_id: int) -> Iterator[tuple[int, int, Iterator[Rows]]]:
-        """All faces of a gallery as of one moment: its version, their number, and they, some at a time.
+        """All faces of a gallery as of one moment: its version, their number, and they, some people at a time.
 
         Raises:
             GalleryError: "no_gallery".
@@ -168,6 +173,28 @@ class Record:
             count = sa.select(sa.func.count()).where(faces.c.gallery_id == gallery_id)
             total = connection.execute(count).scalar_one()
             yield gallery.version, total, self._blocks(connection, gallery_id, gallery.num_features)
+
+    def export_rows(self, gallery_id: int) -> Generator[list[dict[str, Any]], None, None]:
+        """All people and faces of a gallery as of one moment, in the order in which people came, a block at a time.
+
+        Yields:
+            dicts of a face each: key, name and metadata (JSON text) of its person, embedding (bytes, see
+            `read_vectors`), source_sha256, quality (JSON text), created_at. A person without faces has one with None
+            for these, and the person's own created_at.
+        """
+        columns = (faces.c.embedding, faces.c.source_sha256, faces.c.quality)
+        created = sa.func.coalesce(faces.c.created_at, identities.c.created_at).label("created_at")
+        query = (
+            sa.select(identities.c.key, identities.c.name, identities.c.metadata, *columns, created)
+            .outerjoin(faces, faces.c.identity_id == identities.c.id)
+            .where(identities.c.gallery_id == gallery_id)
+            .order_by(identities.c.id, faces.c.id)
+        )
+        with self.database.read() as connection:
+            streamed = connection.execution_options(stream_results=True, max_row_buffer=_BLOCK)
+            with streamed.execute(query) as found:
+                for block in found.mappings().partitions(_BLOCK):
+                    yield [{str(name): value for name, value in row.items()} for row in block]
 
     def find_identities(self, ids: Iterable[int]) -> dict[int, IdentityRow]:
         """People by their number; who was erased is missing."""
@@ -212,6 +239,12 @@ class Record:
         with self.database.read() as connection:
             return audit.last_hash(connection, token, version)
 
+    def count_faces(self, gallery: GalleryRow) -> int:
+        """How many are enrolled."""
+        query = sa.select(sa.func.count()).where(faces.c.gallery_id == gallery.id)
+        with self.database.outside() as connection:
+            return int(connection.execute(query).scalar_one())
+
     def verify_audit(self, token: str, known_hash: str = "") -> int:
         """See `audit.verify`."""
         with self.database.read() as connection:
@@ -219,12 +252,15 @@ class Record:
 
     # ---- erasure -----------------------------------------------------------------------------------------------------
 
-    def purge(self) -> Mapping[str, bool]:
+    def purge(self, patience: float | None = None) -> Mapping[str, bool]:
         """Take what was deleted out of the files, too.
 
         SQLite overwrites deleted rows as it deletes them; older copies are in its log, which is emptied here once no
         other transaction needs it. PostgreSQL's tables are vacuumed; its own log keeps old pages until it recycles
         them, as its settings say, and backups are out of reach.
+
+        Args:
+            patience: seconds to wait for other transactions; None is ten.
 
         Returns:
             by place ("tables", "log"), whether nothing deleted is left there.
@@ -233,12 +269,11 @@ class Record:
             with self.database.outside() as connection:
                 connection.execute(sa.text("VACUUM faces, identities, requests"))
             return {"tables": True, "log": False}
-        deadline = time.monotonic() + _PURGE_SECONDS
-        with self.database.outside() as connection:
-            while connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]:
-                if time.monotonic() > deadline:
-                    return {"tables": True, "log": False}
-                time.sleep(0.02)
+        deadline = time.monotonic() + (_PURGE_SECONDS if patience is None else patience)
+        while not self.database.empty_log():
+            if time.monotonic() > deadline:
+                return {"tables": True, "log": False}
+            time.sleep(0.02)
         return {"tables": True, "log": True}
 
     def _find(self, connection: sa.Connection, name: str, lock: bool = False) -> GalleryRow:
@@ -249,10 +284,20 @@ class Record:
         return GalleryRow.read(row)
 
     def _blocks(self, connection: sa.Connection, gallery_id: int, num_features: int) -> Iterator[Rows]:
-        query = f"SELECT id, identity_id, embedding FROM faces WHERE gallery_id = {int(gallery_id)} ORDER BY id"
+        query = f"SELECT id, identity_id, embedding FROM faces WHERE gallery_id = {int(gallery_id)} "
+        query += "ORDER BY identity_id, id"
         stream = connection.execution_options(stream_results=True, max_row_buffer=_BLOCK).exec_driver_sql(query)
+        rest: list[Any] = []  # the last person of a block, more of whose faces may come
         for block in stream.partitions(_BLOCK):
-            yield _to_rows(block, num_features)
+            rows = [*rest, *block]
+            cut = len(rows)
+            while cut and rows[cut - 1][1] == rows[-1][1]:
+                cut -= 1
+            rest = rows[cut:]
+            if cut:
+                yield _to_rows(rows[:cut], num_features)
+        if rest:
+            yield _to_rows(rest, num_features)
 
 
 def _count(table: sa.Table) -> sa.Subquery:
@@ -262,7 +307,3 @@ def _count(table: sa.Table) -> sa.Subquery:
 def _to_rows(found: Iterable[Any], num_features: int) -> Rows:
     face_ids, identity_ids, blobs = zip(*found, strict=True) if found else ((), (), ())
     return Rows(np.array(face_ids, np.int64), np.array(identity_ids, np.int64), read_vectors(list(blobs), num_features))
-
-
-def _no_rows(num_features: int) -> Rows:
-    return _to_rows([], num_features)

@@ -114,7 +114,7 @@ class NewFace:
 
 
 class Rows(NamedTuple):
-    """Faces of an index: ids, whose they are, float32 embeddings of length 1."""
+    """Faces: ids, whose they are, float32 embeddings of length 1."""
 
     face_ids_N: NDArray[np.int64]
     identity_ids_N: NDArray[np.int64]
@@ -126,14 +126,16 @@ class Delta(NamedTuple):
 
     Attributes:
         version: that it leads to.
-        added: faces that came and are still there.
-        removed_N: ids of faces that went.
+        changed_I: identities whose faces changed, sorted.
+        faces: all that these have now, by identity and then by id.
+        removed: whether a face went.
         settings: whether thresholds or policy changed.
     """
 
     version: int
-    added: Rows
-    removed_N: NDArray[np.int64]
+    changed_I: NDArray[np.int64]
+    faces: Rows
+    removed: bool
     settings: bool
 
 

@@ -64,7 +64,7 @@ faces = Table(
     Column("quality", Text, nullable=False),
     Column("created_at", String(32), nullable=False),
     UniqueConstraint("identity_id", "source_sha256"),
-    Index("faces_of_gallery", "gallery_id", "id"),
+    Index("faces_of_gallery", "gallery_id", "identity_id", "id"),
     sqlite_autoincrement=True,
 )
 

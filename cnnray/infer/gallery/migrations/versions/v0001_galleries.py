@@ -51,7 +51,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("identity_id", "source_sha256"),
         sqlite_autoincrement=True,
     )
-    op.create_index("faces_of_gallery", "faces", ["gallery_id", "id"])
+    op.create_index("faces_of_gallery", "faces", ["gallery_id", "identity_id", "id"])
     op.create_table(
         "changes",
         _of_gallery(primary_key=True),

@@ -1,0 +1,539 @@
+"""One gallery: its record, an index over it, and what both mean together.
+
+The record is right; the index follows it. A search first asks the record what changed and applies it, so that whatever
+was acknowledged anywhere is seen by the next search everywhere.
+"""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnray import files
+from cnnray.config import QualityPolicy, RecordConfig
+from cnnray.errors import CheckpointError, GalleryError
+from cnnray.infer.gallery import names
+from cnnray.infer.gallery.calibrate import Calibration, threshold_for
+from cnnray.infer.gallery.change import Change, now
+from cnnray.infer.gallery.index import FaceIndex
+from cnnray.infer.gallery.means import mean_embeddings
+from cnnray.infer.gallery.record import Record
+from cnnray.infer.gallery.results import (
+    Candidate,
+    ClaimedMatch,
+    Enrollment,
+    Match,
+    Person,
+    Receipt,
+    Recognition,
+    explain,
+    judge,
+)
+from cnnray.infer.gallery.rows import Contract, FaceRow, GalleryRow, IdentityRow, Rows, check_vectors
+from cnnray.infer.gallery.snapshot import delete_snapshot, read_content
+
+_TIE = 1e-6  # scores that differ by less are equal: an embedding's last bits
+_MANY_CHANGES = 0.1  # of a gallery's size, after which a snapshot is too old to save time
+
+logger = logging.getLogger("cnnray")
+
+
+class Gallery:
+    """A gallery that is open; safe to use from several threads. Other processes may have it open, too.
+
+    Args:
+        record: of all galleries.
+        row: this one's.
+        index: over its people, at whatever version.
+        config: where the index is kept, and of what kind it is.
+    """
+
+    def __init__(self, record: Record, row: GalleryRow, index: FaceIndex, config: RecordConfig) -> None:
+        self.record, self._row, self._index, self._config = record, row, index, config
+        self._snapshot = snapshot_folder(record, row, config)
+        self._changing = threading.Lock()
+        self._saved = -1
+        self._purged = True
+
+    @classmethod
+    def open(
+        cls, record: Record, name: str, config: RecordConfig | None = None, contract: Contract | None = None
+    ) -> "Gallery":
+        """The gallery with an index that is ready: from its snapshot, or else from the record.
+
+        Args:
+            contract: the embedder that is at hand, None if none is; the gallery's must be the same.
+
+        Raises:
+            GalleryError: "no_gallery"; "model_mismatch": its faces were embedded by another.
+        """
+        config = config or RecordConfig()
+        row = record.get_gallery(name)
+        if contract is not None and contract.model != row.contract.model:
+            raise GalleryError(
+                "model_mismatch",
+                f"gallery {name!r} has embeddings of {row.contract.model}, which those of {contract.model} do not "
+                "compare with",
+                {"expected": row.contract.model, "got": contract.model},
+            )
+        index = _load_snapshot(record, row, config)
+        gallery = cls(record, row, index or _load_record(record, row, config), config)
+        gallery._saved = index.version if index is not None else -1
+        gallery.maintain()
+        return gallery
+
+    @property
+    def row(self) -> GalleryRow:
+        """As of the last look at the record."""
+        return self._row
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Where the threshold comes from."""
+        return None if self._row.calibration is None else Calibration.from_json(self._row.calibration)
+
+    def threshold(self) -> float:
+        """Least score of a recognised face at the present number of people."""
+        calibration = self.calibration
+        if calibration is None:
+            return self._row.contract.threshold
+        return threshold_for(calibration, max(1, len(self._index)))
+
+    def describe(self) -> dict[str, Any]:
+        """What users want to know of a gallery, JSON values."""
+        self.catch_up()
+        return {
+            "name": self._row.name,
+            "model": self._row.contract.model,
+            "num_features": self._row.contract.num_features,
+            "identities": len(self._index),
+            "faces": self.record.count_faces(self._row),
+            "gallery_version": self._index.version,
+            "threshold": self.threshold(),
+            "calibration": self._row.calibration,
+            "policy": asdict(self._row.policy),
+            "created_at": self._row.created_at,
+            "index": self._index.describe(),
+        }
+
+    # ---- enrolment ---------------------------------------------------------------------------------------------------
+
+    def enroll(self, person: Person) -> Enrollment:
+        """Enrol one person's faces; all of them or none.
+
+        Raises:
+            GalleryError: "low_quality" with `reasons`; "identity_conflict" with the `identity` that the face is taken
+                for; "bad_name", "bad_vector"; "key_reused", "erased" of a request key.
+        """
+        (done,) = self.enroll_many([person])
+        if isinstance(done, GalleryError):
+            raise done
+        return done
+
+    def enroll_many(self, people: Sequence[Person]) -> list[Enrollment | GalleryError]:
+        """Enrol in one transaction; who is refused has the error in place, and keeps out nobody else."""
+        checked = [self._checked(person) for person in people]
+        with self.record.change(self._row.name) as change:
+            self._check_same(change)
+            self.catch_up()  # nobody can change the gallery now, so conflicts are seen
+            batch = _Batch(self._index, self.threshold())
+            done = [one if isinstance(one, GalleryError) else self._enroll(change, one, batch) for one in checked]
+        self.catch_up()
+        return done
+
+    def _enroll(self, change: Change, person: Person, batch: "_Batch") -> Enrollment | GalleryError:
+        try:
+            if person.request_key:
+                before = change.find_answer(person.request_key, person.fingerprint)
+                if before is not None:
+                    return Enrollment(**before | {"face_ids": tuple(before["face_ids"]), "replayed": True})
+            identity = change.find_identity(person.key)
+            vectors = np.stack([face.embedding_D for face in person.faces])
+            if not person.accept_conflict:
+                self._refuse_conflict(vectors, identity.id if identity else 0, batch)
+        except GalleryError as error:
+            return error
+        metadata = None if person.metadata is None else names.dump_metadata(dict(person.metadata))
+        if identity is None:
+            identity = change.add_identity(person.key, person.name or person.key, metadata or "{}")
+        elif values := _changed(identity, person.name, metadata):
+            change.update_identity(identity, **values)
+        before_version = change.version
+        face_ids = change.add_faces(identity.id, person.faces)
+        added = change.version - before_version
+        batch.add(vectors, identity.id)
+        done = Enrollment(person.key, tuple(face_ids), added, change.version)
+        if added:
+            change.audit("enroll", identity.id, faces=face_ids)
+        if person.request_key:
+            change.remember_answer(person.request_key, person.fingerprint, identity.id, asdict(done))
+        return done
+
+    def _checked(self, person: Person) -> Person | GalleryError:
+        """The person with names in their normal form and embeddings that are points of length 1."""
+        try:
+            if not person.faces:
+                raise GalleryError("too_few_faces", f"expected a face of {person.key!r} to enrol")
+            key, name = names.check_identity(person.key), person.name
+            if name:
+                name = names.check_text("name", name)
+            if person.request_key:
+                names.check_text("request key", person.request_key)
+            names.dump_metadata(dict(person.metadata or {}))
+            check_vectors(np.stack([face.embedding_D for face in person.faces]), self._row.contract.num_features)
+            self._refuse_quality(person)
+        except GalleryError as error:
+            return error
+        return Person(**vars(person) | {"key": key, "name": name})
+
+    def _refuse_quality(self, person: Person) -> None:
+        policy = self._row.policy
+        for face in person.faces if not person.accept_quality else ():
+            if reasons := judge(face.quality, policy):
+                raise GalleryError(
+                    "low_quality",
+                    f"the face of {person.key!r} is not good enough to enrol: {explain(reasons, policy)}",
+                    {"reasons": reasons},
+                )
+
+    def _refuse_conflict(self, vectors_ND: NDArray[np.float32], own_id: int, batch: "_Batch") -> None:
+        """A face is somebody else's if it would be recognised as theirs, and is not more like its own person."""
+        identity_id, score = batch.nearest_other(vectors_ND, own_id)
+        if score < batch.threshold:
+            return
+        found = self.record.find_identities([identity_id]).get(identity_id)
+        known = repr(found.key) if found else "somebody of the same request"
+        raise GalleryError(
+            "identity_conflict",
+            f"this face is {known} already: a score of {score:.3f}, with {batch.threshold:.3f} as threshold",
+            {"identity": found.key if found else None, "score": score, "threshold": batch.threshold},
+        )
+
+    # ---- recognition -------------------------------------------------------------------------------------------------
+
+    def recognize(
+        self, embeddings_ND: NDArray[np.floating], *, threshold: float | None = None, candidates: int = 0
+    ) -> Recognition:
+        """Who each face is, or nobody of the gallery.
+
+        Args:
+            embeddings_ND: of length 1, by the gallery's embedder.
+            threshold: least score; None is the gallery's own.
+            candidates: of `Match.candidates`.
+
+        Raises:
+            GalleryError: "bad_vector"; "no_gallery" once it is dropped.
+        """
+        queries = check_vectors(embeddings_ND, self._row.contract.num_features)
+        while True:
+            version = self.catch_up()
+            limit = self.threshold() if threshold is None else threshold
+            found = self._index.search(queries, max(2, candidates))
+            people = self.record.find_identities(set(found.identity_ids_NK[found.identity_ids_NK > 0].tolist()))
+            if (found.identity_ids_NK > 0).sum() == np.isin(found.identity_ids_NK, list(people)).sum():
+                break  # else somebody was erased just now: search again, without
+        matches = [
+            _match(*columns, people, limit, candidates)
+            for columns in zip(found.scores_NK, found.identity_ids_NK, strict=True)
+        ]
+        calibrated = threshold is None and self._row.calibration is not None
+        return Recognition(version, limit, calibrated, tuple(matches))
+
+    def verify(self, embedding_D: NDArray[np.floating], key: str, *, threshold: float | None = None) -> ClaimedMatch:
+        """Whether a face is that of the person of id `key`.
+
+        Args:
+            threshold: least score; None is the embedder's own for two faces: one person is compared, however many the
+                gallery has.
+
+        Raises:
+            GalleryError: "no_identity"; else as `recognize`.
+        """
+        queries = check_vectors(embedding_D[None], self._row.contract.num_features)
+        identity, _ = self.record.get_identity(self._row, names.check_identity(key))
+        version = self.catch_up()
+        limit = self._row.contract.threshold if threshold is None else threshold
+        score = float(self._index.compare(queries, np.array([identity.id]))[0])
+        return ClaimedMatch(score >= limit, max(score, -1.0), limit, version, identity)
+
+    # ---- people ------------------------------------------------------------------------------------------------------
+
+    def get(self, key: str) -> tuple[IdentityRow, list[FaceRow]]:
+        """A person and the person's faces.
+
+        Raises:
+            GalleryError: "no_identity".
+        """
+        return self.record.get_identity(self._row, names.check_identity(key))
+
+    def people(self, cursor: int = 0, limit: int = 100) -> tuple[list[IdentityRow], int]:
+        """People in the order in which they came, and the cursor of the next ones, 0 after the last."""
+        found = self.record.list_identities(self._row, cursor, limit + 1)
+        return found[:limit], found[limit - 1].id if len(found) > limit else 0
+
+    def add(self, key: str, *, name: str = "", metadata: dict[str, Any] | None = None) -> IdentityRow:
+        """A new person without faces, whom nobody is recognised as yet.
+
+        Raises:
+            GalleryError: "identity_exists"; "bad_name".
+        """
+        key, text = names.check_identity(key), names.dump_metadata(metadata or {})
+        name = names.check_text("name", name or key)
+        with self._change() as change:
+            if change.find_identity(key) is not None:
+                raise GalleryError("identity_exists", f"gallery {self._row.name!r} has an identity {key!r} already")
+            identity = change.add_identity(key, name, text)
+            change.audit("add_identity", identity.id)
+        return identity
+
+    def update(self, key: str, *, name: str = "", metadata: dict[str, Any] | None = None) -> IdentityRow:
+        """Give a person another name, or other metadata.
+
+        Raises:
+            GalleryError: "no_identity"; "bad_name".
+        """
+        name = names.check_text("name", name) if name else ""
+        text = None if metadata is None else names.dump_metadata(metadata)
+        with self._change() as change:
+            identity = change.get_identity(names.check_identity(key))
+            if values := _changed(identity, name, text):
+                change.update_identity(identity, **values)
+                change.audit("update", identity.id, columns=sorted(values))
+            return change.get_identity(identity.key)
+
+    def delete_face(self, key: str, face_id: int) -> Receipt:
+        """Erase one face of a person.
+
+        Raises:
+            GalleryError: "no_identity"; "no_such_face".
+        """
+        with self._change() as change:
+            identity = change.get_identity(names.check_identity(key))
+            change.remove_face(identity, face_id)
+            entry = change.audit("delete_face", identity.id, faces=[face_id])
+        return self._erased(change, identity.key, 1, entry)
+
+    def erase(self, key: str) -> Receipt:
+        """Erase a person: name, metadata, faces, and whatever answers told of the person.
+
+        Raises:
+            GalleryError: "no_identity".
+        """
+        with self._change() as change:
+            identity = change.get_identity(names.check_identity(key))
+            count = change.remove_identity(identity)
+            entry = change.audit("erase", identity.id, faces=count)
+        return self._erased(change, identity.key, count, entry)
+
+    def _erased(self, change: Change, key: str, count: int, entry: str) -> Receipt:
+        at, purged = now(), dict(self.record.purge())
+        self._purged = purged["log"] or not self.record.database.is_sqlite
+        self.catch_up()
+        if self._snapshot:
+            purged["snapshot"] = not files.exists(self._snapshot)
+        return Receipt(self._row.name, key, count, change.version, at, entry, purged)
+
+    # ---- the index ---------------------------------------------------------------------------------------------------
+
+    def catch_up(self) -> int:
+        """Apply what the record has and the index lacks; returns the version that is searched from now on.
+
+        Raises:
+            GalleryError: "no_gallery": it was dropped.
+        """
+        delta = self.record.changes_since(self._row.id, self._index.version)
+        if delta is None:
+            self._forget_snapshot()
+            raise GalleryError("no_gallery", f"gallery {self._row.name!r} was dropped")
+        if delta.version <= self._index.version:
+            return self._index.version
+        with self._changing:
+            if delta.version > self._index.version:  # else another thread applied more
+                if delta.settings:
+                    self._row = self.record.get_gallery(self._row.name)
+                ids_I, points_ID = mean_embeddings(delta.faces.identity_ids_N, delta.faces.embeddings_ND)
+                self._index.apply(delta.version, Rows(ids_I, ids_I, points_ID), np.setdiff1d(delta.changed_I, ids_I))
+                if delta.removed:
+                    self._forget_snapshot()
+        return self._index.version
+
+    def maintain(self) -> None:
+        """What needs to be done now and then, beside searches: a new structure after growth, a new snapshot, and what
+        an erasure could not clean because somebody was reading."""
+        self.catch_up()
+        if not self._purged:
+            self._purged = self.record.purge(patience=0)["log"]
+        if self._index.needs_build:
+            self._index.build()
+        behind = self._index.version - self._saved
+        if self._snapshot and self._index.describe()["kind"] != "exact" and behind > _MANY_CHANGES * len(self._index):
+            self.save_snapshot()
+
+    def save_snapshot(self) -> None:
+        """Write the index into the gallery's folder; one with erased faces never stays there."""
+        with self._changing:  # so that it has the version that the contract speaks of
+            version = self._index.version
+            self._index.save(self._snapshot, _snapshot_contract(self.record, self._row, version))
+            self._saved = version
+        delta = self.record.changes_since(self._row.id, version)
+        if delta is None or delta.removed:
+            self._forget_snapshot()
+
+    def rebuild(self) -> dict[str, Any]:
+        """Read all faces from the record again, build the index anew, write a snapshot; returns `describe`."""
+        self._index = _load_record(self.record, self._row, self._config)
+        if self._index.needs_build:
+            self._index.build()
+        if self._snapshot and self._index.describe()["kind"] != "exact":
+            self.save_snapshot()
+        return self.describe()
+
+    def set_calibration(self, calibration: Calibration | None) -> None:
+        """Use the threshold of a calibration from now on, on every replica; None goes back to the embedder's own."""
+        with self._change() as change:
+            change.set_calibration(None if calibration is None else calibration.to_json())
+            change.audit("calibrate", threshold=None if calibration is None else calibration.threshold)
+        self.catch_up()
+
+    @property
+    def index(self) -> FaceIndex:
+        """Over the faces."""
+        return self._index
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[Change]:
+        with self.record.change(self._row.name) as change:
+            self._check_same(change)
+            yield change
+
+    def _check_same(self, change: Change) -> None:
+        if change.gallery.id != self._row.id:
+            raise GalleryError("no_gallery", f"gallery {self._row.name!r} was dropped, and is another one now")
+
+    def _forget_snapshot(self) -> None:
+        self._saved = -1
+        if self._snapshot:
+            delete_snapshot(self._snapshot)
+
+
+class _Batch:
+    """Faces that are enrolled in one transaction, which the index does not have yet."""
+
+    def __init__(self, index: FaceIndex, threshold: float) -> None:
+        self.threshold = threshold
+        self._index = index
+        self._vectors: list[NDArray[np.float32]] = []
+        self._ids: list[NDArray[np.int64]] = []
+
+    def add(self, vectors_ND: NDArray[np.float32], identity_id: int) -> None:
+        """Somebody was enrolled."""
+        ids, points = mean_embeddings(np.full(len(vectors_ND), identity_id), vectors_ND)
+        self._vectors.append(points)
+        self._ids.append(ids)
+
+    def nearest_other(self, vectors_ND: NDArray[np.float32], own_id: int) -> tuple[int, float]:
+        """Who resembles one of these faces most, and more than its own person does: number, and score; 0 and -inf where
+        there is nobody."""
+        own_N = np.full(len(vectors_ND), own_id, np.int64)
+        found = self._index.search(vectors_ND, 1, without_N=own_N)
+        ids_N, scores_N = found.identity_ids_NK[:, 0].copy(), found.scores_NK[:, 0].copy()
+        if self._ids:
+            ids = np.concatenate(self._ids)
+            scores_MN = np.where((ids == own_id)[:, None], -np.inf, np.concatenate(self._vectors) @ vectors_ND.T)
+            better_N = scores_MN.max(0) > scores_N
+            ids_N[better_N], scores_N[better_N] = ids[scores_MN.argmax(0)][better_N], scores_MN.max(0)[better_N]
+        scores_N[self._index.compare(vectors_ND, own_N) >= scores_N] = -np.inf
+        at = int(scores_N.argmax())
+        return (int(ids_N[at]), float(scores_N[at])) if scores_N[at] > -np.inf else (0, -np.inf)
+
+
+def _match(
+    scores_K: NDArray[np.float32],
+    identity_ids_K: NDArray[np.int64],
+    people: dict[int, IdentityRow],
+    threshold: float,
+    wanted: int,
+) -> Match:
+    found = [
+        Candidate(people[identity_id], float(score))
+        for score, identity_id in zip(scores_K, identity_ids_K.tolist(), strict=True)
+        if identity_id > 0
+    ]
+    best = found[0].score if found else -1.0
+    decision = "unknown"
+    if found and best >= threshold:
+        decision = "ambiguous" if len(found) > 1 and found[1].score > best - _TIE else "identified"
+    identity = found[0].identity if decision == "identified" else None
+    return Match(decision, identity, best, tuple(found[:wanted]))
+
+
+def _changed(identity: IdentityRow, name: str, metadata: str | None) -> dict[str, str]:
+    """The columns that are to change."""
+    values = {"name": name} if name and name != identity.name else {}
+    if metadata is not None and metadata != names.dump_metadata(identity.metadata):
+        values["metadata"] = metadata
+    return values
+
+
+def create_gallery(
+    record: Record, name: str, contract: Contract, policy: QualityPolicy | None = None, *, exist_ok: bool = False
+) -> GalleryRow:
+    """A new gallery; with `exist_ok` the one that is there.
+
+    Raises:
+        GalleryError: as `Record.create_gallery`.
+    """
+    try:
+        return record.create_gallery(name, contract, policy)
+    except GalleryError as error:
+        if error.code != "gallery_exists" or not exist_ok:
+            raise
+        return record.get_gallery(name)
+
+
+def snapshot_folder(record: Record, row: GalleryRow, config: RecordConfig) -> str:
+    """Where the index of a gallery is kept; "" is nowhere."""
+    if config.snapshots:
+        return files.join(files.absolute(config.snapshots), row.token)
+    return f"{record.database.shown}.snapshots/{row.token}" if record.database.is_sqlite else ""
+
+
+def _snapshot_contract(record: Record, row: GalleryRow, version: int) -> dict[str, str]:
+    """What a snapshot must have been made of: this gallery, this model, and this history of changes."""
+    return {
+        "gallery": row.token,
+        "model": row.contract.model,
+        "audit_hash": record.audit_hash(row.token, version),
+    }
+
+
+def _load_snapshot(record: Record, row: GalleryRow, config: RecordConfig) -> FaceIndex | None:
+    folder = snapshot_folder(record, row, config)
+    if not folder or not files.exists(folder):
+        return None
+    try:
+        version = int(read_content(folder)["version"])
+        if version > row.version:
+            raise CheckpointError(f"the snapshot {folder} is at version {version}, the record at {row.version}")
+        contract = _snapshot_contract(record, row, version)
+        return FaceIndex.load(folder, contract, exact_until=config.exact_until)
+    except CheckpointError as error:
+        logger.warning("%s; the index is built from the record", error)
+        delete_snapshot(folder)
+        return None
+
+
+def _load_record(record: Record, row: GalleryRow, config: RecordConfig) -> FaceIndex:
+    index = FaceIndex(row.contract.num_features, exact_until=config.exact_until)
+    nobody = np.zeros(0, np.int64)
+    with record.load_faces(row.id) as (version, _, blocks):
+        for rows in blocks:
+            ids_I, points_ID = mean_embeddings(rows.identity_ids_N, rows.embeddings_ND)
+            index.apply(0, Rows(ids_I, ids_I, points_ID), nobody)
+        index.version = version
+    return index
