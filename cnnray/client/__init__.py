@@ -12,19 +12,52 @@ from cnnray.client.answers import (
     Object,
     Segmentation,
 )
-from cnnray.client.client import Client, Image
+from cnnray.client.client import Client
+from cnnray.client.connection import Image
+from cnnray.client.gallery_answers import (
+    Candidate,
+    ClaimedVerification,
+    DroppedGallery,
+    Enrolled,
+    Gallery,
+    GallerySummary,
+    Identity,
+    IdentityDetail,
+    IdentityPage,
+    KnownPerson,
+    PickedFace,
+    Receipt,
+    Recognized,
+    RecognizedFace,
+    StoredFace,
+)
 
 __all__ = [
     "Answer",
+    "Candidate",
+    "ClaimedVerification",
     "ClassShare",
     "Client",
     "Detection",
+    "DroppedGallery",
+    "Enrolled",
     "Face",
     "FaceDetection",
     "FaceVerification",
+    "Gallery",
+    "GallerySummary",
     "Guess",
+    "Identity",
+    "IdentityDetail",
+    "IdentityPage",
     "Image",
+    "KnownPerson",
     "Model",
     "Object",
+    "PickedFace",
+    "Receipt",
+    "Recognized",
+    "RecognizedFace",
     "Segmentation",
+    "StoredFace",
 ]

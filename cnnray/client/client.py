@@ -1,18 +1,13 @@
 """The client's one class: a method for every endpoint.
 
-Every call is one that can be repeated without harm, so answers that say "not now" (502, 503, 504) and broken
-connections are tried again, for a bounded time.
+Every call here is one that can be repeated without harm; those that change galleries are in `cnnray.client.galleries`.
 """
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, Self
-
-import httpx
+from typing import Any
 
 from cnnray.client.answers import (
     Answer,
@@ -28,17 +23,12 @@ from cnnray.client.answers import (
     read_faces,
     read_verification,
 )
-from cnnray.errors import OptionError, ServiceError, StorageError
-
-Image = bytes | str | os.PathLike[str]
-
-_OCTETS = {"content-type": "application/octet-stream"}
-_NOT_NOW = (502, 503, 504)
-_FIRST_DELAY = 0.1
-_LONGEST_DELAY = 2.0
+from cnnray.client.connection import FIRST_DELAY, OCTETS, Image, content_of
+from cnnray.client.galleries import GalleryClient
+from cnnray.errors import ServiceError, StorageError
 
 
-class Client:
+class Client(GalleryClient):
     """A connection to one service; safe to share between threads, closed by `close` or a with block.
 
     Args:
@@ -51,28 +41,6 @@ class Client:
         OptionError: the URL is no http or https URL.
     """
 
-    def __init__(self, url: str = "http://127.0.0.1:8000", timeout: float = 60.0, patience: float = 30.0) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise OptionError(f"expected a URL that begins with http:// or https://, got {url!r}")
-        self.url = url.rstrip("/")
-        self._patience = patience
-        try:
-            # A proxy from the environment (HTTP_PROXY) cannot reach this machine's own loopback.
-            direct = httpx.URL(self.url).host in ("127.0.0.1", "localhost", "::1")
-            self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=not direct)
-        except httpx.InvalidURL as error:
-            raise OptionError(f"expected the URL of a service, got {url!r}: {error}") from error
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def classify(self, image: Image, top_k: int = 5) -> Answer:
         """Classify one image.
 
@@ -84,7 +52,7 @@ class Client:
             StorageError: the file cannot be read.
             ServiceError: the service refused (its `code` and `request_id` are on the error) or did not answer.
         """
-        body = self._call("POST", "/v1/classify", content=_content(image), params={"top_k": top_k}, headers=_OCTETS)
+        body = self._call("POST", "/v1/classify", content=content_of(image), params={"top_k": top_k}, headers=OCTETS)
         top = tuple(read(Guess, guess) for guess in body.get("top", []))
         return read(Answer, {**body, "top": top})
 
@@ -117,7 +85,7 @@ class Client:
             StorageError: the file cannot be read.
             ServiceError: as `classify`.
         """
-        body = self._call("POST", "/v1/detect", content=_content(image), params=search, headers=_OCTETS)
+        body = self._call("POST", "/v1/detect", content=content_of(image), params=search, headers=OCTETS)
         (found,) = body.get("images") or [{}]
         return read_detection(found, body)
 
@@ -131,7 +99,7 @@ class Client:
             StorageError: a file cannot be read.
             ServiceError: the service refused the whole, or did not answer.
         """
-        parts = [("file", (f"{number}", _content(image))) for number, image in enumerate(images)]
+        parts = [("file", (f"{number}", content_of(image))) for number, image in enumerate(images)]
         body = self._call("POST", "/v1/detect", files=parts, params=search)
         return [
             _fault(part, body) if part.get("error") else read_detection(part, body) for part in body.get("images", [])
@@ -140,7 +108,7 @@ class Client:
     def draw_objects(self, image: Image, **search: Any) -> bytes:
         """One image with the boxes of its objects, as a PNG; else as `detect`."""
         params = {**search, "draw": True}
-        return self._retried("POST", "/v1/detect", content=_content(image), params=params, headers=_OCTETS).content
+        return self._retried("POST", "/v1/detect", content=content_of(image), params=params, headers=OCTETS).content
 
     def detect_faces(self, image: Image, *, embeddings: bool = False, **search: Any) -> FaceDetection:
         """The faces in one image.
@@ -155,7 +123,7 @@ class Client:
             ServiceError: as `classify`.
         """
         params = {**search, "embeddings": embeddings}
-        body = self._call("POST", "/v1/faces/detect", content=_content(image), params=params, headers=_OCTETS)
+        body = self._call("POST", "/v1/faces/detect", content=content_of(image), params=params, headers=OCTETS)
         (found,) = body.get("images") or [{}]
         return read_faces(found, body)
 
@@ -163,7 +131,7 @@ class Client:
         self, images: Sequence[Image], *, embeddings: bool = False, **search: Any
     ) -> list[FaceDetection | ServiceError]:
         """The faces in up to 16 images, which travel in one request; else as `detect_many`."""
-        parts = [("file", (f"{number}", _content(image))) for number, image in enumerate(images)]
+        parts = [("file", (f"{number}", content_of(image))) for number, image in enumerate(images)]
         body = self._call("POST", "/v1/faces/detect", files=parts, params={**search, "embeddings": embeddings})
         return [_fault(part, body) if part.get("error") else read_faces(part, body) for part in body.get("images", [])]
 
@@ -171,7 +139,7 @@ class Client:
         """One image with the boxes and landmarks of its faces, as a PNG; else as `detect_faces`."""
         params = {**search, "draw": True}
         return self._retried(
-            "POST", "/v1/faces/detect", content=_content(image), params=params, headers=_OCTETS
+            "POST", "/v1/faces/detect", content=content_of(image), params=params, headers=OCTETS
         ).content
 
     def verify_faces(
@@ -191,7 +159,7 @@ class Client:
             ServiceError: as `classify`; its code is "no_face" or "several_faces" where an image lacks the one face.
         """
         params = {**search, "pick": pick} | ({} if threshold is None else {"threshold": threshold})
-        parts = {"first": ("first", _content(first)), "second": ("second", _content(second))}
+        parts = {"first": ("first", content_of(first)), "second": ("second", content_of(second))}
         return read_verification(self._call("POST", "/v1/faces/verify", files=parts, params=params))
 
     def segment(self, image: Image, *, draw: bool = False) -> Segmentation:
@@ -205,7 +173,9 @@ class Client:
             StorageError: the file cannot be read.
             ServiceError: as `classify`.
         """
-        response = self._retried("POST", "/v1/segment", content=_content(image), params={"draw": draw}, headers=_OCTETS)
+        response = self._retried(
+            "POST", "/v1/segment", content=content_of(image), params={"draw": draw}, headers=OCTETS
+        )
         try:
             figures = json.loads(response.headers["x-segmentation"])
             classes = tuple(read(ClassShare, row) for row in figures["classes"])
@@ -242,7 +212,7 @@ class Client:
                         status=error.status,
                         request_id=error.request_id,
                     ) from error
-            time.sleep(_FIRST_DELAY)
+            time.sleep(FIRST_DELAY)
 
     def models(self) -> list[Model]:
         """The models behind the service.
@@ -259,86 +229,7 @@ class Client:
             return False
         return True
 
-    def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
-        return self._object(self._retried(method, path, **request))
-
-    def _retried(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """Attempts until one succeeds, fails for good, or the patience is used up."""
-        deadline = time.monotonic() + self._patience
-        delay = _FIRST_DELAY
-        while True:
-            try:
-                return self._attempt(method, path, **request)
-            except _Passing as error:
-                wait = max(delay, error.retry_after)
-                if time.monotonic() + wait > deadline:
-                    raise
-            time.sleep(wait)
-            delay = min(2 * delay, _LONGEST_DELAY)
-
-    def _attempt(self, method: str, path: str, **request: Any) -> httpx.Response:
-        try:
-            response = self._http.request(method, path, **request)
-        except httpx.TimeoutException as error:
-            raise ServiceError(f"{self.url}{path} did not answer in time: {error or type(error).__name__}") from error
-        except httpx.TransportError as error:
-            raise _Passing(f"no connection to {self.url}: {error or type(error).__name__}") from error
-        if not response.is_success:
-            raise _error(response)
-        return response
-
-    def _object(self, response: httpx.Response) -> dict[str, Any]:
-        body = _json_object(response)
-        if body is None:
-            path = response.request.url.path
-            raise ServiceError(f"{self.url}{path} answered, but not with JSON: is it a cnnray service?")
-        return body
-
-
-class _Passing(ServiceError):
-    """A fault that another attempt may not meet."""
-
-    retry_after = 0.0
-
 
 def _fault(part: dict[str, Any], body: dict[str, Any]) -> ServiceError:
     error = part["error"]
     return ServiceError(error["detail"], code=error["code"], status=422, request_id=body.get("request_id", ""))
-
-
-def _content(image: Image) -> bytes:
-    if isinstance(image, bytes):
-        return image
-    try:
-        return Path(image).read_bytes()
-    except OSError as error:
-        raise StorageError(f"cannot read {os.fspath(image)}: {error.strerror or error}") from error
-
-
-def _error(response: httpx.Response) -> ServiceError:
-    """The problem+json of `response` as an error; other bodies (a proxy's, another program's) by their status."""
-    fields = {k: v for k, v in (_json_object(response) or {}).items() if isinstance(v, str)}
-    kind = _Passing if response.status_code in _NOT_NOW else ServiceError
-    error = kind(
-        f"{response.request.url.path} answered {response.status_code}: "
-        f"{fields.get('detail') or response.text[:200] or response.reason_phrase}",
-        code=fields.get("code", "service"),
-        status=response.status_code,
-        request_id=fields.get("request_id") or response.headers.get("x-request-id", ""),
-    )
-    if isinstance(error, _Passing):
-        error.retry_after = _seconds(response.headers.get("retry-after", ""))
-    return error
-
-
-def _json_object(response: httpx.Response) -> dict[str, Any] | None:
-    try:
-        body = response.json()
-    except ValueError:
-        return None
-    return body if isinstance(body, dict) else None
-
-
-def _seconds(retry_after: str) -> float:
-    """Retry-After in its form of whole seconds; its other form, a date, counts as "soon"."""
-    return float(retry_after) if retry_after.isdecimal() else 0.0

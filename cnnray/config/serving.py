@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from cnnray.config.checks import at_least
+from cnnray.config.galleries import RecordConfig
 from cnnray.errors import OptionError
 
 
@@ -17,6 +18,9 @@ class ServeConfig:
         faces: name of the network that embeds faces, such as "dlib_resnet", or checkpoint folder of a trained one; ""
             leaves /v1/faces out.
         face_views: times that a face is looked at to embed it, see `EmbedderConfig`.
+        record: where galleries of faces are kept, see `RecordConfig`; "" leaves /v1/galleries out. It needs `faces`.
+            Over a SQLite file one replica serves them, whatever `replicas` says: one process writes it.
+        snapshots, exact_until: of the galleries' indexes, see `RecordConfig`.
         host, port: where HTTP listens; port 0 takes a free one.
         allow_unauthenticated: the service has no login, so a host that other machines can reach is refused unless this
             is set (because something in front of it decides who may ask).
@@ -33,6 +37,9 @@ class ServeConfig:
     segmenter: str = ""
     faces: str = ""
     face_views: int = 2
+    record: str = ""
+    snapshots: str = ""
+    exact_until: int = RecordConfig.exact_until
     host: str = "127.0.0.1"
     port: int = 8000
     allow_unauthenticated: bool = False
@@ -50,9 +57,22 @@ class ServeConfig:
             at_least(name, getattr(self, name), 1)
         if self.face_views not in (1, 2, 4):
             raise OptionError(f"face_views must be 1, 2 or 4, got {self.face_views}")
+        self._check_record()
         at_least("batch_wait_ms", self.batch_wait_ms, 0)
         if not 0 <= self.port <= 65535:
             raise OptionError(f"port must be from 0 to 65535, got {self.port}")
         for name in ("max_body_mb", "timeout_s"):
             if not getattr(self, name) > 0:
                 raise OptionError(f"{name} must be above 0, got {getattr(self, name)}")
+
+    @property
+    def galleries(self) -> RecordConfig:
+        """What is asked of the galleries, where there is a record."""
+        return RecordConfig(record=self.record, snapshots=self.snapshots, exact_until=self.exact_until)
+
+    def _check_record(self) -> None:
+        at_least("exact_until", self.exact_until, 1)
+        if self.snapshots and not self.record:
+            raise OptionError(f"snapshots are of galleries, which need the option record; got {self.snapshots!r} alone")
+        if self.record and not self.faces:
+            raise OptionError("galleries need what embeds faces: expected the option faces with record")

@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -23,8 +24,9 @@ from cnnray.config import ServeConfig
 from cnnray.errors import OptionError, ServiceError
 from cnnray.infer.classify import Classifier
 from cnnray.infer.detect import Detector
+from cnnray.infer.gallery.record import Record
 from cnnray.infer.segment import Segmenter
-from cnnray.serve import classify, detect, faces, segment
+from cnnray.serve import classify, detect, faces, galleries, segment
 from cnnray.serve.ingress import Ingress, max_in_flight
 from cnnray.serve.replica import Replica, deploy
 
@@ -50,9 +52,13 @@ def build(args: ServeConfig | Mapping[str, Any]) -> serve.Application:
         OptionError: an unknown option, a value of the wrong type, or no model at all.
     """
     config = args if isinstance(args, ServeConfig) else parse_config(args)
+    if config.record and "://" not in config.record:  # Ray's workers run in folders of their own
+        config = dataclasses.replace(config, record=str(Path(config.record).absolute()))
     models = {name: deploy(_REPLICAS[name], config) for name in _wanted(config)}
     if not models:
         raise OptionError(f"the service has no model: expected one of the options {', '.join(_REPLICAS)}")
+    if config.record:
+        models[galleries.NAME] = galleries.deploy(config)
     ingress = serve.deployment(
         name="Ingress",
         num_replicas=config.replicas,
@@ -95,6 +101,7 @@ def up(config: ServeConfig, address: str | None = None) -> str:
         OptionError: a host that others can reach without allow_unauthenticated, a port that is taken, no model, more
             replicas than a local cluster has cores or GPUs.
         CheckpointError: a checkpoint is absent, damaged or of another task.
+        RecordError: the galleries' database cannot be opened.
         ServiceError: it did not become ready; says what Serve reports. Nothing is left running then.
     """
     _check_host(config)
@@ -186,10 +193,15 @@ def _check_models(config: ServeConfig) -> None:
             load(checkpoint, device="cpu")
     if config.faces:
         faces.load_pipeline(config, device="cpu")
+    if config.record:
+        Record(config.record).close()
 
 
 def _check_fits(config: ServeConfig) -> None:
-    """Each replica reserves a core or a GPU; Serve would wait for ever for one that is not there."""
+    """A model's replica reserves a core or a GPU; Serve would wait for ever for one that is not there.
+
+    Galleries reserve nothing.
+    """
     kind = "GPU" if config.gpu else "CPU"
     has = int(ray.cluster_resources().get(kind, 0))
     wanted = config.replicas * len(_wanted(config))

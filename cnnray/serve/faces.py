@@ -17,16 +17,23 @@ from cnnray.errors import ImageError
 from cnnray.infer import face_results
 from cnnray.infer.face_results import Verification, draw_photo, pick_face, to_json
 from cnnray.infer.faces import FacePipeline
+from cnnray.infer.gallery import names
+from cnnray.infer.gallery.results import ClaimedMatch
+from cnnray.infer.gallery.rows import Contract
 from cnnray.ops.decode import decode
 from cnnray.ops.overlay import png
+from cnnray.serve import galleries
 from cnnray.serve.answers import MAX_IMAGES, PNG, ask_all, fault, header, refuse_several, timings
 from cnnray.serve.face_schemas import Face, FaceDetections, FaceVerification, SearchedPhoto
+from cnnray.serve.gallery_schemas import ClaimedVerification, KnownPerson
+from cnnray.serve.problems import Refusal
 from cnnray.serve.replica import Job, Replica
-from cnnray.serve.uploads import OPENAPI_BODIES, openapi_named, read_images, read_named_images
+from cnnray.serve.uploads import OPENAPI_BODIES, openapi_named, read_field, read_images, read_named_images
 
 NAME = "faces"
 MAX_FACES = 500
 PAIR = ("first", "second")
+NO_THRESHOLD = 2.0  # more than any cosine
 _NO_CROP = np.zeros((0, 0, 3), np.uint8)
 
 router = APIRouter()
@@ -91,7 +98,7 @@ async def detect_faces(
 
 @router.post(
     "/v1/faces/verify",
-    summary="Whether two images show the same person",
+    summary="Whether two images show the same person, or one shows somebody of a gallery",
     openapi_extra={"requestBody": openapi_named(PAIR)},
 )
 async def verify_faces(
@@ -99,18 +106,27 @@ async def verify_faces(
     search: Search,
     threshold: Annotated[
         float | None,
-        Query(ge=0, le=2, allow_inf_nan=False, description="see the answer's; without it, the model's own"),
+        Query(ge=-1, le=2, allow_inf_nan=False, description="see the answer's; without it, the model's own"),
     ] = None,
     pick: Annotated[
         Literal["largest", "central", "only"],
         Query(description="which face of an image with several; only: such an image is refused"),
     ] = "largest",
-) -> FaceVerification:
+    gallery: Annotated[str, Query(description="with `identity`: of which gallery")] = "",
+    identity: Annotated[str, Query(description="the id of whom the person claims to be, instead of `second`")] = "",
+) -> FaceVerification | ClaimedVerification:
     """Compares one face of the image in the form's field `first` with one of that in the field `second`.
 
-    An image without a face gets 422 with the code no_face; with pick=only, one with several gets several_faces.
+    With `gallery` and `identity` one image comes, as `first` or as the body, and is compared with the faces of that
+    person; `threshold` is then a cosine from -1 to 1. An image without a face gets 422 with the code no_face; with
+    pick=only, one with several gets several_faces.
     """
     began = time.perf_counter()
+    if bool(gallery) != bool(identity):
+        raise Refusal(422, "invalid_parameter", "query gallery, query identity: expected both or none of them")
+    _check_threshold(threshold, *((-1.0, 1.0) if gallery else (0.0, 2.0)))
+    if gallery:
+        return await _verify_claim(request, Wanted(search, True, False), pick, threshold, gallery, identity)
     images = await read_named_images(request, PAIR)
     done = await ask_all(request, NAME, images, Wanted(search, True, False))
     photos = [_photo(one.result, f"the {name} image") for one, name in zip(done, PAIR, strict=True)]
@@ -127,6 +143,37 @@ async def verify_faces(
         faces=[Face(**to_json(face)) for face in (first, second)],
         found=[len(photo.faces) for photo in photos],
         timings=timings(done, began),
+        request_id=request.state.request_id,
+    )
+
+
+def _check_threshold(threshold: float | None, low: float, high: float) -> None:
+    if threshold is not None and not low <= threshold <= high:
+        detail = f"query threshold: Input should be from {low:g} to {high:g}, got {threshold!r}"
+        raise Refusal(422, "invalid_parameter", detail)
+
+
+async def _verify_claim(
+    request: Request, wanted: Wanted, pick: str, threshold: float | None, gallery: str, key: str
+) -> ClaimedVerification:
+    began = time.perf_counter()
+    names.check_gallery(gallery)
+    (done,) = await ask_all(request, NAME, [await read_field(request, PAIR[0])], wanted)
+    face = pick_face(done.result.found, pick)
+    found: ClaimedMatch = await galleries.ask(
+        request, "use", gallery, "verify", face.embedding_D, key, model=done.model, threshold=threshold
+    )
+    return ClaimedVerification(
+        model=done.model,
+        gallery=gallery,
+        gallery_version=found.version,
+        identity=KnownPerson(id=found.identity.key, name=found.identity.name),
+        same=found.same,
+        score=found.score,
+        threshold=found.threshold,
+        face=Face(**to_json(face)),
+        found=len(done.result.found.faces),
+        timings=timings([done], began),
         request_id=request.state.request_id,
     )
 
@@ -160,6 +207,10 @@ class Faces(Replica):
         """See `FacePipeline.compare`."""
         return self._pipeline.compare(a_D, b_D, threshold)
 
+    async def contract(self) -> Contract:
+        """What a gallery of these embeddings is bound to, see `contract_of`."""
+        return contract_of(self._pipeline)
+
 
 def load_pipeline(config: ServeConfig, *, device: str) -> FacePipeline:
     """What the options ask for.
@@ -168,6 +219,18 @@ def load_pipeline(config: ServeConfig, *, device: str) -> FacePipeline:
         CheckpointError: an unknown name, or weights or checkpoint that are absent, damaged or of something else.
     """
     return FacePipeline.load(EmbedderConfig(embedder=config.faces, views=config.face_views), device=device)
+
+
+def contract_of(pipeline: FacePipeline) -> Contract:
+    """What a gallery is bound to whose faces this pipeline embeds.
+
+    The distance t of two points of length 1 is a cosine of 1 - t * t / 2. A verification head has a probability as its
+    threshold, which no cosine stands for: such a gallery recognises nobody until it is calibrated, except where a
+    request brings a threshold of its own.
+    """
+    spec = pipeline.spec
+    threshold = NO_THRESHOLD if pipeline.embedder.net.head is not None else 1 - spec.threshold**2 / 2
+    return Contract(pipeline.name, spec.num_features, threshold)
 
 
 def _travelling(job: Job, result: face_results.Faces | ImageError) -> Photo | ImageError:

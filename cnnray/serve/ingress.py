@@ -12,13 +12,15 @@ from starlette.types import ASGIApp
 
 from cnnray import __version__
 from cnnray.config import ServeConfig
-from cnnray.serve import classify, detect, faces, segment
+from cnnray.errors import RecordError
+from cnnray.serve import classify, detect, faces, galleries, gallery_routes, segment
 from cnnray.serve.guard import Guard
 from cnnray.serve.problems import HANDLERS, PROBLEM_JSON, RETRY_SOON, Refusal
 from cnnray.serve.schemas import ModelInfo, Models, Problem, Status
 
 SELF_TEST_SECONDS = 5.0
 ROUTERS = {part.NAME: part.router for part in (classify, detect, segment, faces)}
+ROUTERS[galleries.NAME] = gallery_routes.router
 
 router = APIRouter()
 
@@ -31,7 +33,10 @@ async def health() -> Status:
 
 @router.get("/v1/ready", summary="Whether every model answers")
 async def ready(request: Request) -> Status:
-    """ "ready" when every model just passed a self-test, or passed one before and is too busy for another; else 503."""
+    """ "ready" when every model just passed a self-test, or passed one before and is too busy for another; else 503.
+
+    The galleries' self-test reads their database.
+    """
     passed: set[str] = request.app.state.passed
     for name, handle in request.app.state.models.items():
         try:
@@ -43,6 +48,8 @@ async def ready(request: Request) -> Status:
                 continue
             passed.discard(name)
             detail = f"{name}: no answer to a self-test within {SELF_TEST_SECONDS:g} seconds"
+            if isinstance(error, RecordError):
+                detail = f"{name}: the database cannot be used now; the service's log has more"
             raise Refusal(503, "not_ready", detail, RETRY_SOON) from error
     return Status(status="ready")
 
@@ -50,7 +57,7 @@ async def ready(request: Request) -> Status:
 @router.get("/v1/models", summary="The models behind the service")
 async def models(request: Request) -> Models:
     """Name, task, weights and measured quality of every model."""
-    handles = request.app.state.models.values()
+    handles = [handle for name, handle in request.app.state.models.items() if name != galleries.NAME]
     return Models(models=[ModelInfo(**await handle.describe.remote()) for handle in handles])
 
 
@@ -61,7 +68,7 @@ async def root(request: Request) -> RedirectResponse:
 
 
 def build_api(models: Mapping[str, Any]) -> FastAPI:
-    """The FastAPI application over models by name, each a handle whose methods have `.remote`.
+    """The FastAPI application over models (and galleries) by name, each a handle whose methods have `.remote`.
 
     Its documentation page at /docs needs no internet: Swagger UI comes from the package fastapi-offline.
     """
@@ -73,6 +80,8 @@ def build_api(models: Mapping[str, Any]) -> FastAPI:
         redoc_url=None,
         responses={"4XX": errors, "5XX": errors, 422: errors},
     )
+    # A redirect to the path without its last "/" would turn an escaped "../" as an id into the path above it.
+    app.router.redirect_slashes = False
     app.state.models, app.state.passed = dict(models), set()
     app.include_router(router)
     for name in models:

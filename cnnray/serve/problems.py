@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from ray.exceptions import RayActorError
@@ -11,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from cnnray.errors import CnnrayError
+from cnnray.errors import CnnrayError, GalleryError, RecordError
 from cnnray.serve.schemas import Problem
 
 logger = logging.getLogger("ray.serve")
@@ -37,11 +38,20 @@ class Refusal(HTTPException):
 
 
 def problem(
-    status: int, code: str, detail: str, request_id: str, headers: Mapping[str, str] | None = None
+    status: int,
+    code: str,
+    detail: str,
+    request_id: str,
+    headers: Mapping[str, str] | None = None,
+    members: Mapping[str, Any] | None = None,
 ) -> JSONResponse:
-    """An error as a response."""
+    """An error as a response.
+
+    Args:
+        members: what else programs are told, JSON values by names that no other member of a problem has.
+    """
     body = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, code=code, request_id=request_id)
-    return JSONResponse(body.model_dump(), status, headers, media_type=PROBLEM_JSON)
+    return JSONResponse({**(members or {}), **body.model_dump()}, status, headers, media_type=PROBLEM_JSON)
 
 
 def internal_error(request_id: str) -> JSONResponse:
@@ -51,10 +61,16 @@ def internal_error(request_id: str) -> JSONResponse:
 
 async def _on_cnnray_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, CnnrayError)
+    if isinstance(error, RecordError):
+        # what the database said names its host and its path, which are for the log
+        logger.warning("request %s failed: %s", request.state.request_id, error)
+        detail = "the galleries' database cannot be used now; the service's log has more under this request_id"
+        return problem(error.http_status, error.code, detail, request.state.request_id, RETRY_SOON)
     if error.http_status >= 500:
         logger.error("request %s failed", request.state.request_id, exc_info=error)
         return internal_error(request.state.request_id)
-    return problem(error.http_status, error.code, str(error), request.state.request_id)
+    members = error.details if isinstance(error, GalleryError) else None
+    return problem(error.http_status, error.code, str(error), request.state.request_id, members=members)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

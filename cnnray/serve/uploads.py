@@ -88,6 +88,17 @@ async def read_named_images(request: Request, names: Sequence[str]) -> list[byte
         return [await file.read() for file in found.values() if isinstance(file, UploadFile)]
 
 
+async def read_field(request: Request, name: str) -> bytes:
+    """The bytes of an image that is the field `name` of a form, or the body itself.
+
+    Raises:
+        Refusal: as `read_image`.
+    """
+    if _kind(request) == _FORM:
+        return (await read_named_images(request, [name]))[0]
+    return await read_image(request)
+
+
 def openapi_named(names: Sequence[str]) -> dict[str, Any]:
     """How the documentation describes the body that `read_named_images` reads."""
     schema = {"type": "object", "required": list(names), "properties": dict.fromkeys(names, _BINARY)}

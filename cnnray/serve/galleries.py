@@ -1,0 +1,224 @@
+"""The deployment that keeps galleries of faces: a record, and the galleries that this replica has open."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+from fastapi import Request
+from numpy.typing import NDArray
+from ray import serve
+
+from cnnray import files
+from cnnray.config import QualityPolicy, RecordConfig, ServeConfig
+from cnnray.errors import CnnrayError, GalleryError, RecordError
+from cnnray.infer.gallery.gallery import Gallery, snapshot_folder
+from cnnray.infer.gallery.record import Record
+from cnnray.infer.gallery.results import Recognition
+from cnnray.infer.gallery.rows import Contract, FaceRow, GalleryRow, IdentityRow
+from cnnray.infer.gallery.snapshot import delete_snapshot
+
+NAME = "galleries"
+UPKEEP_SECONDS = 3.0
+_UNAWARE = ("get", "people", "verify")  # these would look for people of a gallery that was dropped
+
+logger = logging.getLogger("ray.serve")
+
+
+async def ask(request: Request, what: str, /, *args: Any, **options: Any) -> Any:
+    """What a method of `OpenGalleries` answers.
+
+    Raises:
+        GalleryError, RecordError: that it raises; also "no_gallery", of a service without a record.
+    """
+    handle = request.app.state.models.get(NAME)
+    if handle is None:
+        raise GalleryError("no_gallery", "this service keeps no galleries: it was started without the option record")
+    answer = await handle.ask.remote(what, *args, **options)
+    if isinstance(answer, CnnrayError):
+        raise answer
+    return answer
+
+
+class OpenGalleries:
+    """The galleries of a record, each opened when it is first used; safe to call from several threads.
+
+    Other processes may change the record at the same time, also drop a gallery and make another of its name.
+
+    Args:
+        config: where the record is. Raises what `Record` does.
+    """
+
+    def __init__(self, config: RecordConfig) -> None:
+        self._config = config
+        self._record = Record(config.record)
+        self._opened: dict[str, Gallery] = {}
+        self._opening = threading.Lock()
+
+    def close(self) -> None:
+        """Close all connections to the record."""
+        self._record.close()
+
+    def self_test(self) -> None:
+        """Read the record, or raise RecordError."""
+        self._record.find_identities([0])
+
+    def create(self, name: str, contract: Contract, policy: QualityPolicy | None) -> dict[str, Any]:
+        """A new gallery, see `Record.create_gallery`; answers as `Gallery.describe`."""
+        self._record.create_gallery(name, contract, policy)
+        described: dict[str, Any] = self.use(name, "describe")
+        return described
+
+    def list_galleries(self) -> list[tuple[GalleryRow, int, int]]:
+        """All galleries by name, with the numbers of their identities and faces."""
+        return self._record.list_galleries()
+
+    def drop(self, name: str) -> str:
+        """Take a gallery out, see `Record.drop_gallery`, and its snapshot."""
+        row = self._record.get_gallery(name)
+        entry = self._record.drop_gallery(name)
+        self._forget(name, self._opened.get(name))
+        if folder := snapshot_folder(self._record, row, self._config):
+            delete_snapshot(folder)
+        return entry
+
+    def use(self, name: str, method: str, /, *args: Any, model: str = "", **options: Any) -> Any:
+        """What a method of the `Gallery` of that name answers.
+
+        Args:
+            model: name of what made the embeddings that are in `args`; "" where there are none.
+
+        Raises:
+            GalleryError: "no_gallery"; "model_mismatch"; else as the method.
+        """
+        gallery = self._find(name)
+        try:
+            return self._call(gallery, method, args, model, options)
+        except GalleryError as error:
+            if error.code != "no_gallery":
+                raise
+        # The one that we have open was dropped, in an instant before it changed; there may be another of its name.
+        self._forget(name, gallery)
+        return self._call(self._find(name), method, args, model, options)
+
+    def recognize(
+        self, name: str, model: str, embeddings: Sequence[NDArray[np.float32]], **options: Any
+    ) -> Recognition:
+        """See `Gallery.recognize`; of no embeddings at all the answer tells version and threshold."""
+        num_features = self._find(name).row.contract.num_features
+        stacked_ND = np.stack(embeddings) if embeddings else np.zeros((0, num_features), np.float32)
+        found: Recognition = self.use(name, "recognize", stacked_ND, model=model, **options)
+        return found
+
+    def update(self, name: str, key: str, /, **values: Any) -> tuple[IdentityRow, list[FaceRow]]:
+        """See `Gallery.update`; answers as `Gallery.get`."""
+        self.use(name, "update", key, **values)
+        changed: tuple[IdentityRow, list[FaceRow]] = self.use(name, "get", key)
+        return changed
+
+    def open_snapshots(self) -> None:
+        """Open the galleries of which there is a snapshot, so that faces that were erased while nobody looked go."""
+        for row, _, _ in self._record.list_galleries():
+            folder = snapshot_folder(self._record, row, self._config)
+            if folder and files.exists(folder):
+                self._find(row.name)
+
+    def maintain(self) -> None:
+        """See `Gallery.maintain`; of all that are open. What fails is logged, and tried again next time."""
+        for name, gallery in list(self._opened.items()):
+            try:
+                gallery.maintain()
+            except RecordError as error:
+                logger.warning("galleries: upkeep waits for the record: %s", error)
+                return
+            except GalleryError:
+                self._forget(name, gallery)  # dropped
+            except CnnrayError as error:
+                logger.warning("galleries: upkeep of %s failed: %s", name, error)
+
+    def _find(self, name: str) -> Gallery:
+        found = self._opened.get(name)
+        if found is not None:
+            return found
+        with self._opening:  # one after the other: two threads must not read the same one
+            if name not in self._opened:
+                self._opened[name] = Gallery.open(self._record, name, self._config)
+            return self._opened[name]
+
+    def _forget(self, name: str, gallery: Gallery | None) -> None:
+        with self._opening:
+            if gallery is not None and self._opened.get(name) is gallery:
+                del self._opened[name]
+
+    def _call(self, gallery: Gallery, method: str, args: Any, model: str, options: dict[str, Any]) -> Any:
+        _check_model(gallery.row, model)
+        if method in _UNAWARE:
+            gallery.catch_up()
+        return getattr(gallery, method)(*args, **options)
+
+
+def _check_model(row: GalleryRow, model: str) -> None:
+    if model and model != row.contract.model:
+        raise GalleryError(
+            "model_mismatch",
+            f"gallery {row.name!r} has embeddings of {row.contract.model}, which those of {model} do not compare with",
+            {"expected": row.contract.model, "got": model},
+        )
+
+
+class Galleries:
+    """A replica: `OpenGalleries` in threads, and their upkeep in one more."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        self._galleries = OpenGalleries(config.galleries)
+        self._pool = ThreadPoolExecutor(config.max_ongoing)
+        self._ended = threading.Event()
+        threading.Thread(target=self._keep_up, daemon=True).start()
+
+    async def ask(self, what: str, /, *args: Any, **options: Any) -> Any:
+        """What a method answers, or its GalleryError or RecordError, which Ray would wrap if it were raised."""
+        call = partial(_outcome, getattr(self._galleries, what), *args, **options)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+    async def self_test(self) -> None:
+        """Read the record, or raise; not behind others in the pool."""
+        await asyncio.to_thread(self._galleries.self_test)
+
+    def _keep_up(self) -> None:
+        start = _outcome(self._galleries.open_snapshots)
+        if start is not None:
+            logger.warning("galleries: snapshots are looked at when their galleries are used: %s", start)
+        while not self._ended.wait(UPKEEP_SECONDS):
+            try:
+                self._galleries.maintain()
+            except Exception:  # of whatever kind: without upkeep, erased faces would stay in snapshots
+                logger.exception("galleries: upkeep failed")
+
+    def __del__(self) -> None:
+        self._ended.set()
+
+
+def _outcome(call: Any, /, *args: Any, **options: Any) -> Any:
+    try:
+        return call(*args, **options)
+    except CnnrayError as error:
+        return error
+
+
+def deploy(config: ServeConfig) -> Any:
+    """The deployment, bound to its options. It reserves no core, so galleries fit wherever their faces do."""
+    shared = config.record.partition("://")[0].startswith("postgresql") and "://" in config.record
+    if not shared and config.replicas > 1:
+        logger.warning("one replica serves the galleries, not %d: their record is a SQLite file", config.replicas)
+    deployment = serve.deployment(
+        name=Galleries.__name__,
+        num_replicas=config.replicas if shared else 1,
+        max_ongoing_requests=config.max_ongoing,
+        max_queued_requests=config.max_queued,
+        ray_actor_options={"num_cpus": 0},
+    )
+    return deployment(Galleries).bind(config)
