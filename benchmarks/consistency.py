@@ -5,8 +5,8 @@
 A PostgreSQL server of its own unless --record names a database. Two processes each have the gallery open, as replicas
 of the service do. Two writers enrol and erase people and four readers look for them, every call on a random replica.
 A search that begins after an enrolment was acknowledged, and ends before its erasure is asked for, must find the
-person; one that begins after an erasure was acknowledged must not. Last line, one JSON object: violations, searches, enrolments,
-erasures, and the milliseconds that they took (p50, p99).
+person; one that begins after an erasure was acknowledged must not. Last line, one JSON object: violations, searches,
+enrolments, erasures, and the milliseconds that they took (p50, p99).
 """
 
 import argparse

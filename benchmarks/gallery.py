@@ -19,6 +19,9 @@ and of all under "sizes":
     load_s, build_s     all faces put in, in blocks; structure chosen and trained
     save_s, restart_s   snapshot written; loaded, verified and first searched
     change_ms           one face replaced, median
+    record_faces_per_s  from a SQLite record into an index
+    record_ready_s      a gallery opened without a snapshot: read, built, snapshot written, first recognition
+    ready_again_s       the same with the snapshot
 """
 
 import argparse
@@ -33,12 +36,15 @@ from pathlib import Path
 import faiss
 import numpy as np
 import psutil
+from crowd import fill
 
-from cnnray.config import FaceSearchConfig
+from cnnray.config import FaceSearchConfig, RecordConfig
 from cnnray.infer.face_results import pick_face
 from cnnray.infer.faces import FacePipeline
+from cnnray.infer.gallery.gallery import Gallery, create_gallery, load_index
 from cnnray.infer.gallery.index import FaceIndex
-from cnnray.infer.gallery.rows import Rows
+from cnnray.infer.gallery.record import Record
+from cnnray.infer.gallery.rows import Contract, Rows
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("CNNRAY_DATA", ROOT.parent / "shared" / "data"))
@@ -92,8 +98,18 @@ def like_real(count, photos, people, rng):
 
 
 def figures_of_the_record(faces):
-    """Loading from the record, and a restart from it without a snapshot: not measured yet."""
-    return {}
+    """People a second from a SQLite record into an index, and seconds until a gallery without a snapshot is ready."""
+    with tempfile.TemporaryDirectory(prefix="cnnray-gallery-") as folder:
+        record = Record(f"{folder}/g.db")
+        create_gallery(record, "g", Contract("benchmark", faces.shape[1], 0.9))
+        fill(record, "g", faces)
+        row, config = record.get_gallery("g"), RecordConfig(record=f"{folder}/g.db")
+        loading = statistics.median(timed(lambda: load_index(record, row, config))[1] for _ in range(3))
+        opening = timed(lambda: Gallery.open(record, "g", config).recognize(faces[:1]))[1]
+        again = timed(lambda: Gallery.open(record, "g", config).recognize(faces[:1]))[1]
+        record.close()
+    rate = round(len(faces) / loading)
+    return {"record_faces_per_s": rate, "record_ready_s": round(opening, 2), "ready_again_s": round(again, 2)}
 
 
 def timed(function):

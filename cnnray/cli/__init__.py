@@ -18,7 +18,18 @@ from typing import Any
 from cyclopts import CycloptsError
 from cyclopts.config import Env, Toml
 
-from cnnray.cli import data, evaluate, faces, features, models, predict, serve, train  # noqa: F401 (they add their commands)
+from cnnray.cli import (  # noqa: F401 (they add their commands)
+    data,
+    evaluate,
+    faces,
+    features,
+    galleries,
+    models,
+    people,
+    predict,
+    serve,
+    train,
+)
 from cnnray.cli.app import app
 from cnnray.cli.console import say
 from cnnray.errors import CnnrayError, OptionError

@@ -12,7 +12,7 @@ from cnnray.config.faces import (
     FacesPredictConfig,
     VerifyConfig,
 )
-from cnnray.config.galleries import QualityPolicy, RecordConfig
+from cnnray.config.galleries import CalibrateConfig, EnrollConfig, QualityPolicy, RecognizeConfig, RecordConfig
 from cnnray.config.network import UNSCALED, BackboneConfig, network_name, parse_network
 from cnnray.config.prediction import DetectPredictConfig, PredictConfig, SearchConfig, SegmentPredictConfig
 from cnnray.config.serving import ServeConfig
@@ -31,10 +31,12 @@ __all__ = [
     "BackboneConfig",
     "BadConfig",
     "BoxesConfig",
+    "CalibrateConfig",
     "ClassifyConfig",
     "DetectConfig",
     "DetectPredictConfig",
     "EmbedderConfig",
+    "EnrollConfig",
     "FaceSearchConfig",
     "FacesConfig",
     "FacesEvaluateConfig",
@@ -48,6 +50,7 @@ __all__ = [
     "parse_network",
     "PredictConfig",
     "QualityPolicy",
+    "RecognizeConfig",
     "RecordConfig",
     "SearchConfig",
     "SegmentConfig",

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
 import faiss
 import numpy as np
@@ -46,11 +47,16 @@ def filled(vectors, identities=None, **options):
     return index
 
 
-def approximated(vectors, identities=None, **options):
-    index = filled(vectors, identities, exact_until=500, **options)
-    index.build()
-    assert index.describe()["kind"] == "ivf"
+def built(index, kind="ivf"):
+    """With candidates of a kind, which with so few faces need not be the cheapest."""
+    with mock.patch.object(approximate, "KINDS", (kind,)):
+        index.build()
+    assert index.describe()["kind"] == kind
     return index
+
+
+def approximated(vectors, identities=None, kind="ivf", **options):
+    return built(filled(vectors, identities, exact_until=500, **options), kind)
 
 
 def oracle(faces, query, count, without=0):
@@ -121,16 +127,16 @@ def test_all_faces_compared_one_after_the_other_give_the_same(seed, count, chang
         assert identity == model.faces[face][0] and np.array_equal(vector, model.faces[face][1])
 
 
+@pytest.mark.parametrize("kind", ["ivf", "pq"])
 @pytest.mark.parametrize("seed", range(4))
-def test_changes_reach_the_codes(seed):
+def test_changes_reach_the_codes(seed, kind):
     dim, count = 32, 900
     model = Model(FaceIndex(dim, exact_until=500), dim, seed)
     vectors, ids = points(count, dim, seed), np.arange(1, count + 1)
     model.index.apply(1, Rows(ids, ids + 100, vectors), NOBODY)
     model.faces = {int(face): (int(face) + 100, vector) for face, vector in zip(ids, vectors, strict=True)}
     model.next = count + 1
-    model.index.build()
-    assert model.index.describe()["kind"] == "ivf"
+    built(model.index, kind)
     for _ in range(12):
         model.change(most=120)
         queries = model.queries(20)
@@ -164,10 +170,10 @@ def test_removed_faces_never_come_back(count, queries):
     assert (found.face_ids_NK > 0).sum(1).tolist() == [min(count, 100)] * queries
 
 
-@pytest.mark.parametrize("build", [False, True])
+@pytest.mark.parametrize("build", ["", "ivf", "pq"])
 def test_a_removed_embedding_is_nowhere(tmp_path, build):
     vectors = points(800, 16)
-    index = approximated(vectors) if build else filled(vectors)
+    index = approximated(vectors, kind=build) if build else filled(vectors)
     index.apply(2, nothing(16), np.array([7, 300]))
     index.save(str(tmp_path / "s"), CONTRACT)
     held = (tmp_path / "s" / "embeddings.f32").read_bytes()
@@ -184,12 +190,12 @@ def test_slots_are_used_again():
     assert index._vectors.num_slots == 100 and len(index) == 100
 
 
-@pytest.mark.parametrize("build", [False, True])
+@pytest.mark.parametrize("build", ["", "ivf", "pq"])
 def test_equal_scores_are_ranked_by_identity(build):
     vectors = points(1000, 32)
     vectors[400:460] = vectors[400]
     identities = np.arange(5000, 4000, -1)
-    index = approximated(vectors, identities) if build else filled(vectors, identities)
+    index = approximated(vectors, identities, build) if build else filled(vectors, identities)
     found = index.search(vectors[400:401], 3)
     assert found.identity_ids_NK.tolist() == [sorted(identities[400:460])[:3]]
     assert len(set(found.scores_NK[0].tolist())) == 1
@@ -214,10 +220,10 @@ def test_fewer_identities_than_asked_for():
     assert found.scores_NK[0, 2:].tolist() == [-np.inf, -np.inf] and found.face_ids_NK[0, 2:].tolist() == [-1, -1]
 
 
-@pytest.mark.parametrize("build", [False, True])
+@pytest.mark.parametrize("build", ["", "ivf", "pq"])
 def test_somebody_is_left_out(build):
     vectors = points(700, 16)
-    index = approximated(vectors) if build else filled(vectors)
+    index = approximated(vectors, kind=build) if build else filled(vectors)
     found = index.search(vectors[:3], 1, without_N=np.array([1, 0, 999_999]))
     assert found.identity_ids_NK[0, 0] != 1 and found.identity_ids_NK[1:, 0].tolist() == [2, 3]
     expected = np.argsort(-(vectors[1:] @ vectors[0]))[0] + 2
@@ -229,7 +235,7 @@ def test_a_gallery_of_one_without_that_one_is_empty():
     assert found.identity_ids_NK.tolist() == [[-1, -1]]
 
 
-@pytest.mark.parametrize("build", [False, True])
+@pytest.mark.parametrize("build", ["", "ivf", "pq"])
 def test_many_faces_of_one_do_not_hide_the_second(build):
     rng, dim = np.random.default_rng(0), 32
     crowd = unit(points(1, dim) + 0.02 * rng.standard_normal((5000, dim)))
@@ -237,7 +243,7 @@ def test_many_faces_of_one_do_not_hide_the_second(build):
     second = unit(points(1, dim)[0] + 0.9 * others[77])
     vectors = np.concatenate([crowd, others, second[None]])
     identities = np.concatenate([np.full(5000, 1), np.arange(2, 2002), [5555]])
-    index = approximated(vectors, identities, least_recall=0.5) if build else filled(vectors, identities)
+    index = approximated(vectors, identities, build, least_recall=0.5) if build else filled(vectors, identities)
     found = index.search(points(1, dim), 3)
     assert found.identity_ids_NK[0, :2].tolist() == [1, 5555]
     best = {identity: (vectors[identities == identity] @ points(1, dim)[0]).max() for identity in set(identities)}
@@ -342,7 +348,7 @@ def test_when_to_build():
     index.apply(2, Rows(np.array([501]), np.array([501]), points(1, 16, 1)), NOBODY)
     assert index.needs_build
     index.build()
-    assert not index.needs_build and index.describe()["kind"] == "ivf"
+    assert not index.needs_build and index.describe()["kind"] != "exact"
     more = np.arange(502, 1003)
     index.apply(3, Rows(more, more, points(501, 16, 2)), NOBODY)
     assert not index.needs_build
@@ -380,16 +386,27 @@ def test_what_finds_too_little_is_refused():
     assert index.search(vectors[::30], 1).identity_ids_NK[:, 0].tolist() == list(range(1, 3001, 30))
     lenient = filled(vectors, exact_until=500, least_recall=0.5)
     lenient.build()
-    assert lenient.describe()["kind"] == "ivf" and lenient.describe()["refused"] == []
+    assert lenient.describe()["kind"] != "exact" and lenient.describe()["refused"] == []
 
 
-def test_the_next_more_exact_kind_is_taken(monkeypatch):
+def test_where_one_kind_is_refused_the_other_is_taken(monkeypatch):
     monkeypatch.setattr(approximate, "NUM_LISTS", (1,))  # of many: too few
     index = filled(points(4000, 64), exact_until=500)
     index.build()
     about = index.describe()
     assert about["kind"] == "pq" and about["recall"] >= 0.9995
     assert [kind for kind, _ in about["refused"]] == ["ivf"] and about["refused"][0][1] < 0.9
+
+
+def test_the_cheaper_kind_is_taken(monkeypatch):
+    vectors = points(1500, 32)
+    monkeypatch.setattr(approximate, "cost", lambda setting, codes: codes.num_lists)
+    index = filled(vectors, exact_until=500)
+    index.build()
+    assert index.describe()["kind"] == "pq" and index.describe()["refused"] == []
+    monkeypatch.setattr(approximate, "cost", lambda setting, codes: -codes.num_lists)
+    index.build()
+    assert index.describe()["kind"] == "ivf" and index.describe()["refused"] == []
 
 
 def test_other_probes_find_as_many():
@@ -475,7 +492,7 @@ def test_searches_and_changes_go_on_while_an_index_is_built(monkeypatch, part, n
         finally:
             go_on.set()
         building.result()
-    assert index.describe()["kind"] == "ivf" and index.version == 3
+    assert index.describe()["kind"] != "exact" and index.version == 3
     assert len(index._approximation.codes) == len(index) == 1600
     found = index.search(np.concatenate([fresh[100:], vectors[600:900]]), 1).face_ids_NK[:, 0]
     assert (found == np.concatenate([np.arange(3101, 3301), np.arange(601, 901)])).mean() > 0.99
@@ -515,7 +532,7 @@ def test_a_failed_build_leaves_what_was_there(monkeypatch):
     monkeypatch.setattr(Codes, "train", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         index.build()
-    assert index.describe()["kind"] == "ivf"
+    assert index.describe()["kind"] != "exact"
     index.apply(2, nothing(16), np.array([1]))
     assert index._build is None and len(index._approximation.codes) == 799
 
@@ -523,11 +540,11 @@ def test_a_failed_build_leaves_what_was_there(monkeypatch):
 # ---- threads ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("build", [False, True])
+@pytest.mark.parametrize("build", ["", "ivf", "pq"])
 def test_searches_see_whole_changes(build):
     """Two faces of an identity are swapped for two others at once, again and again: each search finds one pair."""
     vectors = points(800, 16)
-    index = approximated(vectors) if build else filled(vectors)
+    index = approximated(vectors, kind=build) if build else filled(vectors)
     pairs, stop, wrong = points(4, 16, 7).reshape(2, 2, 16), threading.Event(), []
 
     def search():
@@ -602,15 +619,15 @@ def test_readers_are_together_and_a_writer_is_alone():
 # ---- snapshots -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("build", [False, True])
+@pytest.mark.parametrize("build", ["", "ivf", "pq"])
 def test_a_snapshot_is_the_index(tmp_path, build):
     vectors, folder = points(900, 24), str(tmp_path / "below" / "snapshot")
-    index = approximated(vectors, np.arange(900) // 2 + 1) if build else filled(vectors, np.arange(900) // 2 + 1)
+    index = approximated(vectors, np.arange(900) // 2 + 1, build) if build else filled(vectors, np.arange(900) // 2 + 1)
     index.apply(9, nothing(24), np.arange(100, 150))
     index.save(folder, CONTRACT)
     again = FaceIndex.load(folder, CONTRACT, exact_until=500)
     assert again.describe() == index.describe() and again.version == 9
-    assert again.needs_build is (not build)
+    assert again.needs_build is (build == "")
     assert all(map(np.array_equal, again.rows(), index.rows()))
     assert all(map(np.array_equal, again.search(vectors, 4), index.search(vectors, 4)))
     for one in (index, again):

@@ -48,20 +48,30 @@ class Build:
         self.refused: list[tuple[str, float]] = []
 
     def choose(self) -> Approximation | None:
-        """The cheapest kind that finds enough, up to date but for `catch_up`; None is exact search."""
+        """The cheapest of the kinds that find enough, up to date but for `catch_up`; None is exact search."""
         sample_ND = self._sample()
         probes = self._searched(approximate.make_probes(sample_ND, self._rng))
+        good: list[Approximation] = []
         for kind in approximate.KINDS:
-            codes = Codes.train(kind, sample_ND, len(self._vectors))
-            for slots, embeddings_ND in self._copies():
-                codes.add(slots, embeddings_ND)
-            setting = self._measure(codes, probes)
-            recall = self._recall(Approximation(kind, codes, setting), probes)
-            if recall >= approximate.aim(self._least_recall):
-                self._catch_up_early(codes)
-                return Approximation(kind, codes, setting._replace(recall=recall))
-            self.refused.append((kind, recall))
-        return None
+            made = self._make(kind, sample_ND, probes)
+            if made.setting.recall >= approximate.aim(self._least_recall):
+                good.append(made)
+            else:
+                self.refused.append((kind, made.setting.recall))
+        if not good:
+            return None
+        chosen = min(good, key=lambda made: approximate.cost(made.setting, made.codes))
+        self._catch_up_early(chosen.codes)
+        return chosen
+
+    def _make(self, kind: str, sample_ND: Floats, probes: Probes) -> Approximation:
+        """With the recall that searches then have."""
+        codes = Codes.train(kind, sample_ND, len(self._vectors))
+        for slots, embeddings_ND in self._copies():
+            codes.add(slots, embeddings_ND)
+        setting = self._measure(codes, probes)
+        recall = self._recall(Approximation(kind, codes, setting), probes)
+        return Approximation(kind, codes, setting._replace(recall=recall))
 
     def catch_up(self, codes: Codes) -> None:
         """Bring codes up to date with what was touched; the caller holds `changing`."""

@@ -82,7 +82,7 @@ class Gallery:
                 {"expected": row.contract.model, "got": contract.model},
             )
         index = _load_snapshot(record, row, config)
-        gallery = cls(record, row, index or _load_record(record, row, config), config)
+        gallery = cls(record, row, index or load_index(record, row, config), config)
         gallery._saved = index.version if index is not None else -1
         gallery.maintain()
         return gallery
@@ -166,7 +166,7 @@ class Gallery:
         before_version = change.version
         face_ids = change.add_faces(identity.id, person.faces)
         added = change.version - before_version
-        batch.add(vectors, identity.id)
+        batch.add(vectors, identity)
         done = Enrollment(person.key, tuple(face_ids), added, change.version)
         if added:
             change.audit("enroll", identity.id, faces=face_ids)
@@ -206,12 +206,11 @@ class Gallery:
         identity_id, score = batch.nearest_other(vectors_ND, own_id)
         if score < batch.threshold:
             return
-        found = self.record.find_identities([identity_id]).get(identity_id)
-        known = repr(found.key) if found else "somebody of the same request"
+        key = (self.record.find_identities([identity_id]) | batch.people)[identity_id].key
         raise GalleryError(
             "identity_conflict",
-            f"this face is {known} already: a score of {score:.3f}, with {batch.threshold:.3f} as threshold",
-            {"identity": found.key if found else None, "score": score, "threshold": batch.threshold},
+            f"this face is {key!r} already: a score of {score:.3f}, with {batch.threshold:.3f} as threshold",
+            {"identity": key, "score": score, "threshold": batch.threshold},
         )
 
     # ---- recognition -------------------------------------------------------------------------------------------------
@@ -370,8 +369,8 @@ class Gallery:
             self._purged = self.record.purge(patience=0)["log"]
         if self._index.needs_build:
             self._index.build()
-        behind = self._index.version - self._saved
-        if self._snapshot and self._index.describe()["kind"] != "exact" and behind > _MANY_CHANGES * len(self._index):
+        old = self._saved < 0 or self._index.version - self._saved > _MANY_CHANGES * len(self._index)
+        if old and self._snapshot and self._index.describe()["kind"] != "exact":
             self.save_snapshot()
 
     def save_snapshot(self) -> None:
@@ -386,7 +385,7 @@ class Gallery:
 
     def rebuild(self) -> dict[str, Any]:
         """Read all faces from the record again, build the index anew, write a snapshot; returns `describe`."""
-        self._index = _load_record(self.record, self._row, self._config)
+        self._index = load_index(self.record, self._row, self._config)
         if self._index.needs_build:
             self._index.build()
         if self._snapshot and self._index.describe()["kind"] != "exact":
@@ -429,10 +428,12 @@ class _Batch:
         self._index = index
         self._vectors: list[NDArray[np.float32]] = []
         self._ids: list[NDArray[np.int64]] = []
+        self.people: dict[int, IdentityRow] = {}
 
-    def add(self, vectors_ND: NDArray[np.float32], identity_id: int) -> None:
+    def add(self, vectors_ND: NDArray[np.float32], identity: IdentityRow) -> None:
         """Somebody was enrolled."""
-        ids, points = mean_embeddings(np.full(len(vectors_ND), identity_id), vectors_ND)
+        self.people[identity.id] = identity
+        ids, points = mean_embeddings(np.full(len(vectors_ND), identity.id), vectors_ND)
         self._vectors.append(points)
         self._ids.append(ids)
 
@@ -528,7 +529,8 @@ def _load_snapshot(record: Record, row: GalleryRow, config: RecordConfig) -> Fac
         return None
 
 
-def _load_record(record: Record, row: GalleryRow, config: RecordConfig) -> FaceIndex:
+def load_index(record: Record, row: GalleryRow, config: RecordConfig) -> FaceIndex:
+    """An index of all people of the record, exact as yet."""
     index = FaceIndex(row.contract.num_features, exact_until=config.exact_until)
     nobody = np.zeros(0, np.int64)
     with record.load_faces(row.id) as (version, _, blocks):

@@ -159,8 +159,9 @@ class FaceIndex:
     def build(self) -> None:
         """Choose and train what suits the present size; the searches and changes meanwhile go on.
 
-        From the cheapest on, each kind is compared with exact search on probes (see `approximate.make_probes`). One
-        whose recall at rank 1 is too low with every setting is refused, and the next is tried; the last is exact.
+        Each kind of candidates is compared with exact search on probes (see `approximate.make_probes`). One whose
+        recall at rank 1 is too low with every setting is refused, and the cheapest of the others taken; if all are
+        refused, search is exact.
         """
         with self._building:
             with self._changing:

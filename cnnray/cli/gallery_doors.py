@@ -1,0 +1,274 @@
+"""Galleries for commands: those of a record on this machine, or of a running service, with the same answers.
+
+Answers are JSON values with the names that the service's API has.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cnnray.config import EnrollConfig, RecognizeConfig, RecordConfig
+from cnnray.errors import DataError
+
+if TYPE_CHECKING:
+    from cnnray.client import Client
+
+Values = dict[str, Any]
+_PAGE = 1000
+
+
+class Door(Protocol):
+    """What commands ask of galleries; see `cnnray.client.Client`, whose errors and GalleryError they raise."""
+
+    def list_galleries(self) -> list[Values]:
+        """All."""
+
+    def drop_gallery(self, gallery: str) -> Values:
+        """Take one out; its name and the audit log's last hash."""
+
+    def list_identities(self, gallery: str) -> list[Values]:
+        """All people of a gallery."""
+
+    def identity(self, gallery: str, identity: str) -> Values:
+        """A person with faces."""
+
+    def update_identity(self, gallery: str, identity: str, name: str, metadata: Values | None) -> Values:
+        """Other name, or metadata."""
+
+    def erase(self, gallery: str, identity: str, face: int | None) -> Values:
+        """Erase a person, or one face; the receipt."""
+
+    def enroll(self, gallery: str, identity: str, photo: Path, name: str, config: EnrollConfig) -> Values:
+        """Enrol a photo."""
+
+    def recognize(self, gallery: str, photos: list[Path], config: RecognizeConfig) -> list[Values]:
+        """Who is in photos: image, height, width, faces; or image and error."""
+
+
+@contextlib.contextmanager
+def open_door(url: str, record: RecordConfig) -> Iterator[Door]:
+    """To the service at a URL; "" is this machine's record."""
+    if url:
+        from cnnray.client import Client
+
+        with Client(url) as client:
+            yield Remote(client)
+    else:
+        with open_record(record) as opened:
+            yield Local(opened, record)
+
+
+@contextlib.contextmanager
+def open_record(config: RecordConfig) -> Iterator[Any]:
+    """The record on this machine, closed afterwards."""
+    from cnnray.infer.gallery.record import Record
+
+    record = Record(config.record)
+    try:
+        yield record
+    finally:
+        record.close()
+
+
+class Local:
+    """Galleries of a record."""
+
+    def __init__(self, record: Any, config: RecordConfig) -> None:
+        self._record, self._config = record, config
+
+    def open(self, gallery: str, contract: Any = None) -> Any:
+        """The Gallery."""
+        from cnnray.infer.gallery.gallery import Gallery
+
+        return Gallery.open(self._record, gallery, self._config, contract)
+
+    def list_galleries(self) -> list[Values]:
+        """See `Door`."""
+        return [
+            {
+                "name": row.name,
+                "model": row.contract.model,
+                "identities": people,
+                "faces": faces,
+                "gallery_version": row.version,
+                "calibrated": row.calibration is not None,
+                "created_at": row.created_at,
+            }
+            for row, people, faces in self._record.list_galleries()
+        ]
+
+    def drop_gallery(self, gallery: str) -> Values:
+        """See `Door`."""
+        from cnnray.infer.gallery.gallery import snapshot_folder
+        from cnnray.infer.gallery.snapshot import delete_snapshot
+
+        snapshot = snapshot_folder(self._record, self._record.get_gallery(gallery), self._config)
+        entry = self._record.drop_gallery(gallery)
+        if snapshot:
+            delete_snapshot(snapshot)
+        return {"gallery": gallery, "audit_hash": entry}
+
+    def list_identities(self, gallery: str) -> list[Values]:
+        """See `Door`."""
+        row, found, after = self._record.get_gallery(gallery), [], 0
+        while page := self._record.list_identities(row, after, _PAGE):
+            found += [_person(identity) for identity in page]
+            after = page[-1].id
+        return found
+
+    def identity(self, gallery: str, identity: str) -> Values:
+        """See `Door`."""
+        from cnnray.infer.gallery.names import check_identity
+
+        row, faces = self._record.get_identity(self._record.get_gallery(gallery), check_identity(identity))
+        return _person(row) | {"faces": [asdict(face) for face in faces]}
+
+    def update_identity(self, gallery: str, identity: str, name: str, metadata: Values | None) -> Values:
+        """See `Door`."""
+        opened = self.open(gallery)
+        opened.update(identity, name=name, metadata=metadata)
+        return _person(opened.get(identity)[0])
+
+    def erase(self, gallery: str, identity: str, face: int | None) -> Values:
+        """See `Door`."""
+        opened = self.open(gallery)
+        receipt = opened.erase(identity) if face is None else opened.delete_face(identity, face)
+        values = {name: getattr(receipt, name) for name in ("gallery", "faces", "at", "audit_hash")}
+        return values | {"identity": receipt.key, "gallery_version": receipt.version, "purged": dict(receipt.purged)}
+
+    def enroll(self, gallery: str, identity: str, photo: Path, name: str, config: EnrollConfig) -> Values:
+        """See `Door`; the gallery is made where there is none."""
+        from cnnray.data.enroll_faces import enroll_photo, open_contract
+        from cnnray.infer.faces import FacePipeline
+        from cnnray.infer.gallery.gallery import create_gallery
+
+        content, pipeline = read_photo(photo), FacePipeline.load(config)
+        contract = open_contract(self._record, gallery, pipeline, config.base_threshold)
+        create_gallery(self._record, gallery, contract, exist_ok=True)
+        done = enroll_photo(self.open(gallery, contract), pipeline, content, identity, config, name=name)
+        values = {"gallery": gallery, "identity": done.key, "face_ids": list(done.face_ids), "added": done.added}
+        return values | {"gallery_version": done.version, "replayed": done.replayed, "model": pipeline.name}
+
+    def recognize(self, gallery: str, photos: list[Path], config: RecognizeConfig) -> list[Values]:
+        """See `Door`."""
+        from cnnray.data.enroll_faces import open_contract
+        from cnnray.errors import ImageError
+        from cnnray.infer.face_results import to_json
+        from cnnray.infer.faces import FacePipeline
+
+        contents = [read_photo(photo) for photo in photos]
+        self._record.get_gallery(gallery)
+        pipeline = FacePipeline.load(config)
+        opened = self.open(gallery, open_contract(self._record, gallery, pipeline))
+        answers = []
+        for photo, found in zip(photos, pipeline.predict(contents, config.search), strict=True):
+            if isinstance(found, ImageError):
+                answers.append({"image": str(photo), "error": {"code": found.code, "detail": str(found)}})
+                continue
+            matches = _matches(opened, found.faces, config)
+            answer: Values = {"image": str(photo), "height": found.height, "width": found.width}
+            faces = [to_json(face) | match for face, match in zip(found.faces, matches, strict=True)]
+            answers.append(answer | {"faces": faces})
+        return answers
+
+
+class Remote:
+    """Galleries of a service."""
+
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+
+    def list_galleries(self) -> list[Values]:
+        """See `Door`."""
+        return [asdict(one) for one in self._client.list_galleries()]
+
+    def drop_gallery(self, gallery: str) -> Values:
+        """See `Door`."""
+        return asdict(self._client.drop_gallery(gallery))
+
+    def list_identities(self, gallery: str) -> list[Values]:
+        """See `Door`."""
+        found: list[Values] = []
+        cursor = ""
+        while True:
+            page = self._client.list_identities(gallery, cursor, _PAGE)
+            found += [asdict(one) for one in page.identities]
+            cursor = page.cursor
+            if not cursor:
+                return found
+
+    def identity(self, gallery: str, identity: str) -> Values:
+        """See `Door`."""
+        return asdict(self._client.identity(gallery, identity))
+
+    def update_identity(self, gallery: str, identity: str, name: str, metadata: Values | None) -> Values:
+        """See `Door`."""
+        return asdict(self._client.update_identity(gallery, identity, name=name, metadata=metadata))
+
+    def erase(self, gallery: str, identity: str, face: int | None) -> Values:
+        """See `Door`."""
+        if face is None:
+            return asdict(self._client.erase_identity(gallery, identity))
+        return asdict(self._client.delete_face(gallery, identity, face))
+
+    def enroll(self, gallery: str, identity: str, photo: Path, name: str, config: EnrollConfig) -> Values:
+        """See `Door`; the gallery must be there."""
+        accept = {name: getattr(config, name) for name in ("accept_quality", "accept_conflict")}
+        pick = "only" if config.pick == "auto" else config.pick
+        return asdict(self._client.enroll(gallery, identity, [photo], name=name, pick=pick, **accept))
+
+    def recognize(self, gallery: str, photos: list[Path], config: RecognizeConfig) -> list[Values]:
+        """See `Door`."""
+        search = {name: getattr(config, name) for name in ("confidence", "smallest_face", "rotated")}
+        answers = []
+        for photo in photos:
+            found = self._client.recognize(
+                gallery, photo, threshold=config.threshold, candidates=config.candidates, **search
+            )
+            answers.append({"image": str(photo)} | asdict(found))
+        return answers
+
+
+def read_photo(path: Path | str) -> bytes:
+    """An image's file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    from cnnray.data.fetch import fetch
+
+    content, problem = fetch(str(path))
+    if content is None:
+        raise DataError(f"expected an image at {path}, but: {problem}")
+    return content
+
+
+def _person(row: Any) -> Values:
+    values = {"id": row.key, "name": row.name, "metadata": row.metadata, "created_at": row.created_at}
+    return values | {"num_faces": row.faces}
+
+
+def _matches(gallery: Any, faces: Any, config: RecognizeConfig) -> list[Values]:
+    """Whose each of the faces is, as JSON values."""
+    import numpy as np
+
+    if not faces:
+        return []
+    found = gallery.recognize(
+        np.stack([face.embedding_D for face in faces]), threshold=config.threshold, candidates=config.candidates
+    )
+    return [
+        {
+            "decision": match.decision,
+            "identity": match.identity and {"id": match.identity.key, "name": match.identity.name},
+            "score": match.score,
+            "threshold": found.threshold,
+            "calibrated": found.calibrated,
+            "candidates": [
+                {"id": one.identity.key, "name": one.identity.name, "score": one.score} for one in match.candidates
+            ],
+        }
+        for match in found.matches
+    ]
