@@ -374,8 +374,8 @@ def test_describe():
 
 def test_what_finds_too_little_is_refused():
     """Thousands of faces that differ less than their codes tell."""
-    crowd = unit(points(1, 128) + 0.01 * np.random.default_rng(0).standard_normal((2500, 128)))
-    vectors = np.concatenate([crowd, points(500, 128, 1)])
+    crowd = unit(points(1, 512) + 0.004 * np.random.default_rng(0).standard_normal((2500, 512)))
+    vectors = np.concatenate([crowd, points(500, 512, 1)])
     index = filled(vectors, exact_until=500)
     index.build()
     about = index.describe()

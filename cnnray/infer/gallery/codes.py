@@ -1,4 +1,7 @@
-"""Compressed embeddings in FAISS: 4 bits for each of up to 64 parts of an embedding (FastScan), in lists.
+"""Compressed embeddings in FAISS: 4 bits for each of up to 128 parts of an embedding (FastScan), in lists.
+
+Measured with 1,000,000 faces made of real ones: of 128 parts 64 candidates were enough for every probe, of 64 parts
+1,024 were not. That costs 32 bytes a face, and a fifth of the searches per second where few candidates would do.
 
 Legend: N queries or faces, W candidates of each, D numbers of an embedding.
 """
@@ -14,7 +17,7 @@ from cnnray.infer.gallery.vectors import Floats, Ids
 
 LEAST_TRAINED = 256  # faces, below which codes make no sense
 _TRAINED_PER_LIST = 39  # fewer, and FAISS warns
-_BITS, _MOST_PARTS = 4, 64
+_BITS, _MOST_PARTS = 4, 128
 
 
 class Codes:
