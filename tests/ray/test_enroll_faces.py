@@ -98,13 +98,8 @@ def test_people_are_enrolled_and_what_is_refused_is_in_quarantine(run, source):
     }
     told, _ = content(place)
     assert len(told) == 15 and JOSE in {key for key, _, _ in told}  # in form NFC, however the disk has it
-    assert [manifest[name] for name in ("images", "enrolled", "added", "already_there", "identities")] == [
-        22,
-        15,
-        15,
-        0,
-        4,
-    ]
+    counts = {"images": 22, "enrolled": 15, "added": 15, "already_there": 0, "identities": 4}
+    assert counts.items() <= manifest.items()
     assert manifest["quarantined"] == 7 and sum(manifest["quarantine_codes"].values()) == 7
     assert manifest["model"] == FacePipeline.load().name and manifest["gallery_version"] == 15 + 4
     messages = {row["id"]: row["message"] for row in read_quarantine(str(out)).to_pylist()}
