@@ -438,8 +438,8 @@ class _Batch:
         self._ids.append(ids)
 
     def nearest_other(self, vectors_ND: NDArray[np.float32], own_id: int) -> tuple[int, float]:
-        """Who resembles one of these faces most, and more than its own person does: number, and score; 0 and -inf where
-        there is nobody."""
+        """Who resembles one of these faces most, number and score; 0 and -inf where there is nobody. From the threshold
+        on only who does so more than the face's own person."""
         own_N = np.full(len(vectors_ND), own_id, np.int64)
         found = self._index.search(vectors_ND, 1, without_N=own_N)
         ids_N, scores_N = found.identity_ids_NK[:, 0].copy(), found.scores_NK[:, 0].copy()
@@ -448,7 +448,8 @@ class _Batch:
             scores_MN = np.where((ids == own_id)[:, None], -np.inf, np.concatenate(self._vectors) @ vectors_ND.T)
             better_N = scores_MN.max(0) > scores_N
             ids_N[better_N], scores_N[better_N] = ids[scores_MN.argmax(0)][better_N], scores_MN.max(0)[better_N]
-        scores_N[self._index.compare(vectors_ND, own_N) >= scores_N] = -np.inf
+        if own_id and scores_N.max() >= self.threshold:  # seldom: to find one's own takes a look at everybody
+            scores_N[self._index.compare(vectors_ND, own_N) >= scores_N] = -np.inf
         at = int(scores_N.argmax())
         return (int(ids_N[at]), float(scores_N[at])) if scores_N[at] > -np.inf else (0, -np.inf)
 
