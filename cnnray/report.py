@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -336,6 +337,16 @@ def _mixing_tiles(a_CHW: torch.Tensor, b_CHW: torch.Tensor, seed: int) -> list[t
     mixed = mixup_pair(a_CHW.float(), b_CHW.float(), 0.6).round().to(torch.uint8)
     pasted, share = cutmix_pair(a_CHW, b_CHW, 0.6, generator_for("cutmix", seed, 0))
     return [("partner to mix in", b_CHW), ("mixup, lam 0.60", mixed), (f"cutmix, lam {share:.2f}", pasted)]
+
+
+def build_axes(width: float = 7.0) -> tuple[Figure, Axes]:
+    """A figure of so many inches with a quiet pair of axes."""
+    figure = Figure(figsize=(width, 4.2), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
 
 
 def figure_png(figure: Figure) -> bytes:

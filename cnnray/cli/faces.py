@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from cnnray.cli.app import Flat, faces
 from cnnray.cli.console import say, table
 from cnnray.config import FacesPredictConfig, VerifyConfig
-from cnnray.errors import DataError, OptionError
+from cnnray.errors import OptionError
 
 
 @faces.command(name="detect")
@@ -42,13 +42,14 @@ def faces_detect(
 
 def _detect_file(source: str, out: str, config: FacesPredictConfig) -> dict[str, Any]:
     from cnnray import files
+    from cnnray.data.fetch import fetch_image
     from cnnray.errors import ImageError
     from cnnray.infer.face_results import draw_photo, to_json
     from cnnray.infer.faces import FacePipeline
     from cnnray.ops.decode import decode
     from cnnray.ops.overlay import png
 
-    content = _read(source)
+    content = fetch_image(source)
     (found,) = FacePipeline.load(config).predict([content], config.search, embed=config.embed)
     if isinstance(found, ImageError):
         raise found
@@ -82,10 +83,11 @@ def faces_verify(
         first: an image's file.
         second: another one.
     """
+    from cnnray.data.fetch import fetch_image
     from cnnray.infer.face_results import to_json
     from cnnray.infer.faces import FacePipeline
 
-    contents = _read(first), _read(second)
+    contents = fetch_image(first), fetch_image(second)
     pair = FacePipeline.load(config).verify(
         contents, config.search, pick=config.pick, threshold=config.threshold, names=(first, second)
     )
@@ -98,12 +100,3 @@ def faces_verify(
         measured = f"probability {answer.probability:.3f}"
     say(f"{'the same person' if answer.same else 'different people'}: {measured}, threshold {answer.threshold:g}")
     return asdict(answer) | {"faces": [to_json(face) for face in pair.faces]}
-
-
-def _read(path: str) -> bytes:
-    from cnnray.data.fetch import fetch
-
-    content, problem = fetch(path)
-    if content is None:
-        raise DataError(f"expected an image at {path}, but: {problem}")
-    return content

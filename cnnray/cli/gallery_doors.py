@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cnnray.config import EnrollConfig, RecognizeConfig, RecordConfig
-from cnnray.errors import DataError
 
 if TYPE_CHECKING:
     from cnnray.client import Client
@@ -86,65 +85,57 @@ class Local:
 
     def list_galleries(self) -> list[Values]:
         """See `Door`."""
-        return [
-            {
-                "name": row.name,
-                "model": row.contract.model,
-                "identities": people,
-                "faces": faces,
-                "gallery_version": row.version,
-                "calibrated": row.calibration is not None,
-                "created_at": row.created_at,
-            }
-            for row, people, faces in self._record.list_galleries()
-        ]
+        from cnnray.infer.gallery.as_json import gallery_json
+
+        return [gallery_json(*listed) for listed in self._record.list_galleries()]
 
     def drop_gallery(self, gallery: str) -> Values:
         """See `Door`."""
-        from cnnray.infer.gallery.gallery import snapshot_folder
-        from cnnray.infer.gallery.snapshot import delete_snapshot
+        from cnnray.infer.gallery.gallery import drop_gallery
 
-        snapshot = snapshot_folder(self._record, self._record.get_gallery(gallery), self._config)
-        entry = self._record.drop_gallery(gallery)
-        if snapshot:
-            delete_snapshot(snapshot)
-        return {"gallery": gallery, "audit_hash": entry}
+        return {"gallery": gallery, "audit_hash": drop_gallery(self._record, gallery, self._config)}
 
     def list_identities(self, gallery: str) -> list[Values]:
         """See `Door`."""
+        from cnnray.infer.gallery.as_json import identity_json
+
         row, found, after = self._record.get_gallery(gallery), [], 0
         while page := self._record.list_identities(row, after, _PAGE):
-            found += [_person(identity) for identity in page]
+            found += [identity_json(identity) for identity in page]
             after = page[-1].id
         return found
 
     def identity(self, gallery: str, identity: str) -> Values:
         """See `Door`."""
+        from cnnray.infer.gallery.as_json import identity_json
         from cnnray.infer.gallery.names import check_identity
 
         row, faces = self._record.get_identity(self._record.get_gallery(gallery), check_identity(identity))
-        return _person(row) | {"faces": [asdict(face) for face in faces]}
+        return identity_json(row) | {"faces": [asdict(face) for face in faces]}
 
     def update_identity(self, gallery: str, identity: str, name: str, metadata: Values | None) -> Values:
         """See `Door`."""
+        from cnnray.infer.gallery.as_json import identity_json
+
         opened = self.open(gallery)
         opened.update(identity, name=name, metadata=metadata)
-        return _person(opened.get(identity)[0])
+        return identity_json(opened.get(identity)[0])
 
     def erase(self, gallery: str, identity: str, face: int | None) -> Values:
         """See `Door`."""
+        from cnnray.infer.gallery.as_json import receipt_json
+
         opened = self.open(gallery)
-        receipt = opened.erase(identity) if face is None else opened.delete_face(identity, face)
-        values = {name: getattr(receipt, name) for name in ("gallery", "faces", "at", "audit_hash")}
-        return values | {"identity": receipt.key, "gallery_version": receipt.version, "purged": dict(receipt.purged)}
+        return receipt_json(opened.erase(identity) if face is None else opened.delete_face(identity, face))
 
     def enroll(self, gallery: str, identity: str, photo: Path, name: str, config: EnrollConfig) -> Values:
         """See `Door`; the gallery is made where there is none."""
         from cnnray.data.enroll_faces import enroll_photo, open_contract
+        from cnnray.data.fetch import fetch_image
         from cnnray.infer.faces import FacePipeline
         from cnnray.infer.gallery.gallery import create_gallery
 
-        content, pipeline = read_photo(photo), FacePipeline.load(config)
+        content, pipeline = fetch_image(str(photo)), FacePipeline.load(config)
         contract = open_contract(self._record, gallery, pipeline, config.base_threshold)
         create_gallery(self._record, gallery, contract, exist_ok=True)
         done = enroll_photo(self.open(gallery, contract), pipeline, content, identity, config, name=name)
@@ -154,11 +145,12 @@ class Local:
     def recognize(self, gallery: str, photos: list[Path], config: RecognizeConfig) -> list[Values]:
         """See `Door`."""
         from cnnray.data.enroll_faces import open_contract
+        from cnnray.data.fetch import fetch_image
         from cnnray.errors import ImageError
         from cnnray.infer.face_results import to_json
         from cnnray.infer.faces import FacePipeline
 
-        contents = [read_photo(photo) for photo in photos]
+        contents = [fetch_image(str(photo)) for photo in photos]
         self._record.get_gallery(gallery)
         pipeline = FacePipeline.load(config)
         opened = self.open(gallery, open_contract(self._record, gallery, pipeline))
@@ -231,44 +223,15 @@ class Remote:
         return answers
 
 
-def read_photo(path: Path | str) -> bytes:
-    """An image's file.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    from cnnray.data.fetch import fetch
-
-    content, problem = fetch(str(path))
-    if content is None:
-        raise DataError(f"expected an image at {path}, but: {problem}")
-    return content
-
-
-def _person(row: Any) -> Values:
-    values = {"id": row.key, "name": row.name, "metadata": row.metadata, "created_at": row.created_at}
-    return values | {"num_faces": row.faces}
-
-
 def _matches(gallery: Any, faces: Any, config: RecognizeConfig) -> list[Values]:
     """Whose each of the faces is, as JSON values."""
     import numpy as np
+
+    from cnnray.infer.gallery.as_json import match_json
 
     if not faces:
         return []
     found = gallery.recognize(
         np.stack([face.embedding_D for face in faces]), threshold=config.threshold, candidates=config.candidates
     )
-    return [
-        {
-            "decision": match.decision,
-            "identity": match.identity and {"id": match.identity.key, "name": match.identity.name},
-            "score": match.score,
-            "threshold": found.threshold,
-            "calibrated": found.calibrated,
-            "candidates": [
-                {"id": one.identity.key, "name": one.identity.name, "score": one.score} for one in match.candidates
-            ],
-        }
-        for match in found.matches
-    ]
+    return [match_json(match, found) for match in found.matches]

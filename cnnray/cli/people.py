@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from cnnray.cli.app import Flat, faces
 from cnnray.cli.console import say, table
-from cnnray.cli.gallery_doors import open_door, read_photo
+from cnnray.cli.gallery_doors import open_door
 from cnnray.config import EnrollConfig, RecognizeConfig, RecordConfig
 from cnnray.errors import OptionError
 
@@ -82,6 +82,7 @@ def faces_recognize(
         url: of a service whose gallery it is; without it, the record on this machine.
     """
     from cnnray import files
+    from cnnray.data.fetch import fetch_image
 
     with open_door(url, record) as door:
         answers = door.recognize(gallery, images, config)
@@ -90,7 +91,7 @@ def faces_recognize(
     table(f"Gallery {gallery}", rows, columns)
     for path, answer in zip(images, answers, strict=True):
         if out is not None and not answer.get("error"):
-            files.write_bytes(str(out / f"{path.stem}.png"), _overlay(read_photo(path), answer["faces"]))
+            files.write_bytes(str(out / f"{path.stem}.png"), _overlay(fetch_image(str(path)), answer["faces"]))
     return {"gallery": gallery, "answers": answers}
 
 

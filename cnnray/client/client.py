@@ -29,17 +29,7 @@ from cnnray.errors import ServiceError, StorageError
 
 
 class Client(GalleryClient):
-    """A connection to one service; safe to share between threads, closed by `close` or a with block.
-
-    Args:
-        url: where the service is, "http://127.0.0.1:8000".
-        timeout: seconds that one attempt may take.
-        patience: seconds, from a call's first attempt, within which it is tried again after a 502, 503, 504 (not before
-            their Retry-After) or a broken connection; 0 tries once.
-
-    Raises:
-        OptionError: the URL is no http or https URL.
-    """
+    """What a service answers, see `Connection` for its arguments; the galleries' part is `GalleryClient`."""
 
     def classify(self, image: Image, top_k: int = 5) -> Answer:
         """Classify one image.

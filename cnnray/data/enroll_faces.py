@@ -111,18 +111,18 @@ def contract_of(pipeline: FacePipeline, base_threshold: float = 0.0) -> Contract
     """What a new gallery of this pipeline is bound to.
 
     Args:
-        base_threshold: least cosine of two faces of one person; 0 is what the embedder's distance t says, 1 - t²/2.
+        base_threshold: least cosine of two faces of one person; 0 is the embedder's own.
 
     Raises:
         OptionError: it is 0, but the embedder has a verification head: then its own threshold is a probability, which
             does not come from the cosine alone.
     """
-    if not base_threshold and pipeline.embedder.net.head is not None:
+    threshold = base_threshold or pipeline.cosine_threshold
+    if threshold is None:
         raise OptionError(
             f"the embedder {pipeline.embedder.name} verifies by a probability, which says nothing of cosines; give the "
             "least cosine of two faces of one person with --base-threshold"
         )
-    threshold = base_threshold or 1 - pipeline.spec.threshold**2 / 2
     return Contract(pipeline.name, pipeline.spec.num_features, threshold)
 
 
@@ -138,13 +138,7 @@ def open_contract(record: Record, gallery: str, pipeline: FacePipeline, base_thr
     except GalleryError:
         names.check_gallery(gallery)
         return contract_of(pipeline, base_threshold)
-    if row.contract.model != pipeline.name:
-        raise GalleryError(
-            "model_mismatch",
-            f"gallery {gallery!r} has embeddings of {row.contract.model}, which those of {pipeline.name} do not "
-            "compare with; choose that embedder and its views, or another gallery",
-            {"expected": row.contract.model, "got": pipeline.name},
-        )
+    row.check_model(pipeline.name)
     return row.contract
 
 

@@ -4,13 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from cnnray.ops.identification import OpenSetCurve
 from cnnray.ops.verification import Roc
-from cnnray.report import figure_png
+from cnnray.report import build_axes, figure_png
 
 _COLORS = ("#2563a8", "#d97706", "#0f766e", "#9d174d", "#5d6b7a")
 _SAME, _DIFFERENT, _MARK = "#2563a8", "#9aa7b4", "#d97706"
@@ -23,7 +21,7 @@ def roc_picture(curves: Mapping[str, Roc], fars: Sequence[float] = ()) -> bytes:
         curves: by name; each begins at the lowest FAR that its pairs can show.
         fars: at each a dot stands on every curve, at the TAR that `Roc.tar_at_far` says.
     """
-    figure, axes = _axes()
+    figure, axes = build_axes()
     lowest = min((1 / curve.num_different for curve in curves.values() if curve.num_different), default=0.1)
     floor = 1.0
     for color, (name, curve) in zip(_colors(len(curves)), curves.items(), strict=True):
@@ -49,7 +47,7 @@ def score_picture(
         threshold: from which on pairs are taken as the same.
         label: of the axis.
     """
-    figure, axes = _axes()
+    figure, axes = build_axes()
     found_N = scores_N > -np.inf
     edges = np.histogram_bin_edges(scores_N[found_N], bins=60)
     for name, which_N, color in (("different people", ~same_N, _DIFFERENT), ("one person", same_N, _SAME)):
@@ -72,7 +70,7 @@ def open_set_picture(curves: Mapping[str, OpenSetCurve], fpirs: Sequence[float] 
         curves: by name; each begins at the lowest FPIR that its impostors can show. Where nobody is missed it ends.
         fpirs: at each a dot stands on every curve, at the FNIR that `OpenSetCurve.fnir_at_fpir` says.
     """
-    figure, axes = _axes()
+    figure, axes = build_axes()
     lowest = min((1 / curve.num_impostors for curve in curves.values() if curve.num_impostors), default=0.1)
     shown: list[float] = []
     for color, (name, curve) in zip(_colors(len(curves)), curves.items(), strict=True):
@@ -87,15 +85,6 @@ def open_set_picture(curves: Mapping[str, OpenSetCurve], fpirs: Sequence[float] 
     axes.set(ylabel="false negative identification rate")
     axes.legend(frameon=False, loc="upper right")
     return figure_png(figure)
-
-
-def _axes() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7, 4.2), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    axes.grid(alpha=0.25)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
 
 
 def _colors(count: int) -> list[str]:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 
 from cnnray import files
-from cnnray.errors import StorageError
+from cnnray.errors import DataError, StorageError
 
 MAX_FILE_BYTES = 256 * 1024**2
 REMOTE_THREADS = 16
@@ -46,6 +46,18 @@ def fetch(uri: str) -> tuple[bytes | None, str]:
     if len(data) > MAX_FILE_BYTES:
         return None, f"too_large: the file has more than {MAX_FILE_BYTES} bytes"
     return data, ""
+
+
+def fetch_image(uri: str) -> bytes:
+    """The content of an image's file that somebody named.
+
+    Raises:
+        DataError: it is absent, unreadable or above 256 MiB.
+    """
+    data, problem = fetch(uri)
+    if data is None:
+        raise DataError(f"expected an image at {uri}, but: {problem}")
+    return data
 
 
 def fetch_known(uri: str) -> bytes:

@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from cnnray.infer.gallery.calibration import Calibration, CurveRow, threshold_for
 from cnnray.page import Numbers, Part, Picture, Section, Table, Text, write_page
-from cnnray.report import figure_png
+from cnnray.report import build_axes, figure_png
 
 _LINE, _BAND, _MARK, _SOFT = "#2563a8", "#2563a8", "#d97706", "#5d6b7a"
 _COLORS = ("#9aa7b4", "#2563a8", "#0f766e", "#d97706", "#9d174d", "#1c2733")
@@ -53,7 +52,7 @@ def calibration_sections(calibration: Calibration, names: Mapping[int, str]) -> 
 
 def fpir_picture(calibration: Calibration) -> bytes:
     """FPIR over threshold with its 95 % interval, on a logarithmic axis, as a PNG."""
-    figure, axes = _axes()
+    figure, axes = build_axes(8)
     thresholds = [share.threshold for share in calibration.shares]
     floor = min([0.5 / calibration.num_probes, 0.5 * calibration.fpir])
     low, high = ([max(getattr(share, end), floor) for share in calibration.shares] for end in ("low", "high"))
@@ -82,7 +81,7 @@ def fnir_picture(curve: Sequence[CurveRow], num_shown: int = len(_COLORS)) -> by
         curve: rows of a calibration with an FNIR.
         num_shown: numbers of identities at most.
     """
-    figure, axes = _axes()
+    figure, axes = build_axes(8)
     sizes = sorted({row.num_identities for row in curve})[-num_shown:]
     known = [row.fnir for row in curve if row.fnir]
     floor = min(known, default=1e-3) / 2
@@ -104,7 +103,7 @@ def fnir_picture(curve: Sequence[CurveRow], num_shown: int = len(_COLORS)) -> by
 
 def size_picture(calibration: Calibration) -> bytes:
     """Threshold over number of identities, measured and derived, as a PNG."""
-    figure, axes = _axes()
+    figure, axes = build_axes(8)
     count = calibration.num_identities
     rows = [row for row in calibration.curve if row.target == calibration.fpir and row.num_identities < count]
     first = min([row.num_identities for row in rows], default=count)
@@ -215,15 +214,6 @@ def _suspects(own: Calibration, names: Mapping[int, str]) -> list[Section]:
 
 def _told(own: Calibration) -> str:
     return f"threshold {own.threshold:.4f}" + (", extrapolated" if own.extrapolated else "")
-
-
-def _axes() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(8, 4.2), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    axes.grid(alpha=0.25)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
 
 
 def _above(figure: Figure) -> None:

@@ -13,13 +13,13 @@ from cnnray import files
 from cnnray.config import EnrollConfig
 from cnnray.data.feature_store import INDEX, Outputs, read_parquet, to_parquet
 from cnnray.data.predict import answer_unit, count_predictions, read_predictions, run_stage
+from cnnray.data.predict_faces import placed
 from cnnray.data.readers import build_index
 from cnnray.data.runs import RunFolder
 from cnnray.errors import DataError
 from cnnray.infer.face_results import Faces, pick_face
 from cnnray.infer.faces import FacePipeline
 from cnnray.infer.gallery.results import new_face
-from cnnray.nn.embedders import EMBEDDERS
 from cnnray.ops.face_quality import FaceQuality
 
 QUALITIES = (*(field.name for field in dataclasses.fields(FaceQuality)), "confidence")
@@ -81,16 +81,7 @@ def load_people(run: RunFolder, source: str, config: EnrollConfig) -> pa.Table:
 
 def embed_meant(run: RunFolder, index: pa.Table, config: EnrollConfig) -> tuple[pa.Table, dict[str, Any]]:
     """SCHEMA's rows of the photos that have the face that is meant, sorted by id; and `count_predictions`'s counts."""
-    run_stage(run, index, MeantFaceStage, {"config": _placed(config)}, config, "faces")
+    meant = dataclasses.replace(placed(config), pick="central" if config.pick == "auto" else config.pick)
+    run_stage(run, index, MeantFaceStage, {"config": meant}, config, "faces")
     table = read_predictions(run.uri, SCHEMA)
     return table, count_predictions(run.uri, index, table)
-
-
-def _placed(config: EnrollConfig) -> EnrollConfig:
-    """With a checkpoint or file of weights as an absolute path: workers run in folders of their own."""
-    places: dict[str, Any] = {
-        name: files.absolute(value)
-        for name in ("embedder", "embedder_weights")
-        if (value := getattr(config, name)) not in (*EMBEDDERS, "default", "none") and files.exists(value)
-    }
-    return dataclasses.replace(config, pick="central" if config.pick == "auto" else config.pick, **places)

@@ -7,14 +7,14 @@ RUN/overlays/ID.png         with --draw: the image with its faces
 
 import dataclasses
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from cnnray import cluster, files
-from cnnray.config import FacesPredictConfig
+from cnnray.config import EmbedderConfig, FacesPredictConfig
 from cnnray.data.feature_store import Outputs
 from cnnray.data.predict import answer_unit, count_predictions, read_predictions, run_stage
 from cnnray.data.predict_segment import OVERLAYS, mask_name
@@ -29,6 +29,7 @@ from cnnray.ops.overlay import jpeg, png
 
 RESULTS = "faces.json"
 _KIND = "faces"
+Config = TypeVar("Config", bound=EmbedderConfig)
 _QUALITY = [field.name for field in dataclasses.fields(FaceQuality)]
 SCHEMA = pa.schema(
     {
@@ -118,15 +119,15 @@ def open_faces(source: str, out: str, config: FacesPredictConfig, kind: str) -> 
 
 def run_faces(run: RunFolder, index: pa.Table, config: FacesPredictConfig) -> tuple[pa.Table, dict[str, Any]]:
     """The faces of all images of an index that can be read, SCHEMA's rows sorted by id; and counts."""
-    run_stage(run, index, FaceStage, {"config": _placed(config)}, config)
+    run_stage(run, index, FaceStage, {"config": placed(config)}, config)
     table = read_predictions(run.uri, SCHEMA)
     found = [len(row) for row in table["confidences"].to_pylist()]
     counts = count_predictions(run.uri, index, table)
     return table, counts | {"faces": sum(found), "without_faces": found.count(0)}
 
 
-def _placed(config: FacesPredictConfig) -> FacesPredictConfig:
-    """Checkpoint or file of weights as an absolute path: workers run in folders of their own."""
+def placed(config: Config) -> Config:
+    """With checkpoint or file of weights as an absolute path: workers run in folders of their own."""
     places: dict[str, Any] = {
         name: files.absolute(value)
         for name in ("embedder", "embedder_weights")

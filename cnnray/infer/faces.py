@@ -115,6 +115,12 @@ class FacePipeline:
         """Embedder, number of views and first digits of the weights' hash: embeddings of other names do not compare."""
         return f"{self.embedder.name}:views={len(self._views)}@{self.embedder.weights_sha256[:12]}"
 
+    @property
+    def cosine_threshold(self) -> float | None:
+        """Least cosine of two faces of one person: 1 - t * t / 2 of the embedder's largest distance t. None of one with
+        a verification head, whose threshold is a probability."""
+        return None if self._net.head is not None else 1 - self.spec.threshold**2 / 2
+
     def describe(self) -> dict[str, Any]:
         """What a user of the model wants to know, see `Classifier.describe`."""
         return {

@@ -224,13 +224,11 @@ def load_pipeline(config: ServeConfig, *, device: str) -> FacePipeline:
 def contract_of(pipeline: FacePipeline) -> Contract:
     """What a gallery is bound to whose faces this pipeline embeds.
 
-    The distance t of two points of length 1 is a cosine of 1 - t * t / 2. A verification head has a probability as its
-    threshold, which no cosine stands for: such a gallery recognises nobody until it is calibrated, except where a
-    request brings a threshold of its own.
+    A verification head has a probability as its threshold, which no cosine stands for: such a gallery recognises nobody
+    until it is calibrated, except where a request brings a threshold of its own.
     """
-    spec = pipeline.spec
-    threshold = NO_THRESHOLD if pipeline.embedder.net.head is not None else 1 - spec.threshold**2 / 2
-    return Contract(pipeline.name, spec.num_features, threshold)
+    threshold = pipeline.cosine_threshold
+    return Contract(pipeline.name, pipeline.spec.num_features, NO_THRESHOLD if threshold is None else threshold)
 
 
 def _travelling(job: Job, result: face_results.Faces | ImageError) -> Photo | ImageError:

@@ -16,11 +16,10 @@ from ray import serve
 from cnnray import files
 from cnnray.config import QualityPolicy, RecordConfig, ServeConfig
 from cnnray.errors import CnnrayError, GalleryError, RecordError
-from cnnray.infer.gallery.gallery import Gallery, snapshot_folder
+from cnnray.infer.gallery.gallery import Gallery, drop_gallery, snapshot_folder
 from cnnray.infer.gallery.record import Record
 from cnnray.infer.gallery.results import Recognition
 from cnnray.infer.gallery.rows import Contract, FaceRow, GalleryRow, IdentityRow
-from cnnray.infer.gallery.snapshot import delete_snapshot
 
 NAME = "galleries"
 UPKEEP_SECONDS = 3.0
@@ -78,12 +77,9 @@ class OpenGalleries:
         return self._record.list_galleries()
 
     def drop(self, name: str) -> str:
-        """Take a gallery out, see `Record.drop_gallery`, and its snapshot."""
-        row = self._record.get_gallery(name)
-        entry = self._record.drop_gallery(name)
+        """See `drop_gallery`."""
+        entry = drop_gallery(self._record, name, self._config)
         self._forget(name, self._opened.get(name))
-        if folder := snapshot_folder(self._record, row, self._config):
-            delete_snapshot(folder)
         return entry
 
     def use(self, name: str, method: str, /, *args: Any, model: str = "", **options: Any) -> Any:
@@ -155,19 +151,11 @@ class OpenGalleries:
                 del self._opened[name]
 
     def _call(self, gallery: Gallery, method: str, args: Any, model: str, options: dict[str, Any]) -> Any:
-        _check_model(gallery.row, model)
+        if model:
+            gallery.row.check_model(model)
         if method in _UNAWARE:
             gallery.catch_up()
         return getattr(gallery, method)(*args, **options)
-
-
-def _check_model(row: GalleryRow, model: str) -> None:
-    if model and model != row.contract.model:
-        raise GalleryError(
-            "model_mismatch",
-            f"gallery {row.name!r} has embeddings of {row.contract.model}, which those of {model} do not compare with",
-            {"expected": row.contract.model, "got": model},
-        )
 
 
 class Galleries:

@@ -14,6 +14,7 @@ from cnnray.errors import ImageError, OptionError
 from cnnray.infer import face_results
 from cnnray.infer.face_results import pick_face, to_json
 from cnnray.infer.gallery import names, results
+from cnnray.infer.gallery.as_json import gallery_json, identity_json, match_json, receipt_json
 from cnnray.infer.gallery.results import Enrollment, Match, Person, Recognition, new_face
 from cnnray.infer.gallery.rows import Contract, FaceRow, IdentityRow
 from cnnray.serve import faces
@@ -64,18 +65,7 @@ router = APIRouter(dependencies=[Depends(refuse_slashes)])
 async def list_galleries(request: Request) -> schemas.GalleryList:
     """By name, with their sizes."""
     found = await ask(request, "list_galleries")
-    rows = [
-        schemas.GallerySummary(
-            name=row.name,
-            model=row.contract.model,
-            identities=identities,
-            faces=photos,
-            gallery_version=row.version,
-            calibrated=row.calibration is not None,
-            created_at=row.created_at,
-        )
-        for row, identities, photos in found
-    ]
+    rows = [schemas.GallerySummary(**gallery_json(*listed)) for listed in found]
     return schemas.GalleryList(galleries=rows)
 
 
@@ -253,18 +243,7 @@ def _picked(done: Done, pick: str, at: int, count: int) -> face_results.Face:
 
 
 def _recognized(face: face_results.Face, match: Match, found: Recognition) -> schemas.RecognizedFace:
-    who = match.identity
-    return schemas.RecognizedFace(
-        **to_json(face),
-        decision=match.decision,
-        identity=None if who is None else schemas.KnownPerson(id=who.key, name=who.name),
-        score=match.score,
-        threshold=found.threshold,
-        calibrated=found.calibrated,
-        candidates=[
-            schemas.Candidate(id=one.identity.key, name=one.identity.name, score=one.score) for one in match.candidates
-        ],
-    )
+    return schemas.RecognizedFace(**to_json(face), **match_json(match, found))
 
 
 def _policy(given: Any) -> QualityPolicy | None:
@@ -277,25 +256,12 @@ def _policy(given: Any) -> QualityPolicy | None:
 
 
 def _person(row: IdentityRow) -> schemas.Identity:
-    return schemas.Identity(**_columns(row))
+    return schemas.Identity(**identity_json(row))
 
 
 def _detail(row: IdentityRow, stored: Sequence[FaceRow]) -> schemas.IdentityDetail:
-    return schemas.IdentityDetail(**_columns(row), faces=[schemas.StoredFace(**vars(face)) for face in stored])
-
-
-def _columns(row: IdentityRow) -> dict[str, Any]:
-    columns = {"id": row.key, "name": row.name, "metadata": row.metadata, "created_at": row.created_at}
-    return columns | {"num_faces": row.faces}
+    return schemas.IdentityDetail(**identity_json(row), faces=[schemas.StoredFace(**vars(face)) for face in stored])
 
 
 def _receipt(receipt: results.Receipt) -> schemas.Receipt:
-    return schemas.Receipt(
-        gallery=receipt.gallery,
-        identity=receipt.key,
-        faces=receipt.faces,
-        gallery_version=receipt.version,
-        at=receipt.at,
-        audit_hash=receipt.audit_hash,
-        purged=dict(receipt.purged),
-    )
+    return schemas.Receipt(**receipt_json(receipt))

@@ -74,13 +74,8 @@ class Gallery:
         """
         config = config or RecordConfig()
         row = record.get_gallery(name)
-        if contract is not None and contract.model != row.contract.model:
-            raise GalleryError(
-                "model_mismatch",
-                f"gallery {name!r} has embeddings of {row.contract.model}, which those of {contract.model} do not "
-                "compare with",
-                {"expected": row.contract.model, "got": contract.model},
-            )
+        if contract is not None:
+            row.check_model(contract.model)
         index = _load_snapshot(record, row, config)
         gallery = cls(record, row, index or load_index(record, row, config), config)
         gallery._saved = index.version if index is not None else -1
@@ -496,6 +491,19 @@ def create_gallery(
         if error.code != "gallery_exists" or not exist_ok:
             raise
         return record.get_gallery(name)
+
+
+def drop_gallery(record: Record, name: str, config: RecordConfig) -> str:
+    """Take a gallery out, see `Record.drop_gallery`, and its snapshot; the audit log's last hash.
+
+    Raises:
+        GalleryError: "no_gallery".
+    """
+    row = record.get_gallery(name)
+    entry = record.drop_gallery(name)
+    if folder := snapshot_folder(record, row, config):
+        delete_snapshot(folder)
+    return entry
 
 
 def snapshot_folder(record: Record, row: GalleryRow, config: RecordConfig) -> str:

@@ -52,6 +52,20 @@ class GalleryRow:
     version: int
     created_at: str
 
+    def check_model(self, model: str) -> None:
+        """See that embeddings of a model compare with the gallery's.
+
+        Raises:
+            GalleryError: "model_mismatch".
+        """
+        if model != self.contract.model:
+            raise GalleryError(
+                "model_mismatch",
+                f"gallery {self.name!r} has embeddings of {self.contract.model}, which those of {model} do not compare "
+                "with; choose that embedder and its views, or another gallery",
+                {"expected": self.contract.model, "got": model},
+            )
+
     @classmethod
     def read(cls, row: Any) -> "GalleryRow":
         """From a row of the table."""
