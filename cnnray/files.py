@@ -9,10 +9,11 @@ import errno
 import json
 import os
 import posixpath
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -79,9 +80,25 @@ def write_bytes(uri: str, content: bytes) -> None:
     fs, path = filesystem(uri)
     with storage_errors(uri):
         if isinstance(fs, LocalFileSystem):
-            _write_local(Path(path), content)
+            with _replacing_local(Path(path)) as file:
+                file.write(content)
         else:
             fs.pipe_file(path, content)
+
+
+@contextlib.contextmanager
+def replacing(uri: str) -> Iterator[BinaryIO]:
+    """A file to write to piece by piece, which takes the place of `uri` when this ends; nothing is left of it after an
+    error. Else as `write_bytes`; on its way into an object store it lies on this machine's disk.
+    """
+    fs, path = filesystem(uri)
+    with storage_errors(uri), contextlib.ExitStack() as stack:
+        local = isinstance(fs, LocalFileSystem)
+        place = Path(path) if local else Path(stack.enter_context(tempfile.TemporaryDirectory())) / "content"
+        with _replacing_local(place) as file:
+            yield file
+        if not local:
+            fs.put_file(str(place), path)
 
 
 def read_json(uri: str) -> Any:
@@ -124,12 +141,13 @@ def storage_errors(uri: str) -> Iterator[None]:
         raise StorageError(f"cannot access {uri}: {error.strerror or error}") from error
 
 
-def _write_local(path: Path, content: bytes) -> None:
+@contextlib.contextmanager
+def _replacing_local(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with open(aside, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)

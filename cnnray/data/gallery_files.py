@@ -9,9 +9,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any
@@ -54,7 +51,7 @@ def export_gallery(gallery: Gallery, uri: str) -> dict[str, Any]:
     content = _Content()
     with (
         contextlib.closing(gallery.record.export_rows(row.id)) as blocks,
-        _replacing(uri) as sink,
+        files.replacing(uri) as sink,
         pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=False, write_page_checksum=True) as writer,
     ):
         for block in blocks:
@@ -266,30 +263,3 @@ def _metadata(row: Row, where: str) -> None:
     if not isinstance(metadata, dict) or not isinstance(quality, dict):
         raise DataError(f"expected JSON objects as metadata and quality {where}")
     names.dump_metadata(metadata)
-
-
-@contextlib.contextmanager
-def _replacing(uri: str) -> Iterator[Any]:
-    """A file to write to, which takes the place of `uri` once this ends; nothing is left of it after an error."""
-    fs, path = files.filesystem(uri)
-    with files.storage_errors(uri), contextlib.ExitStack() as stack:
-        if files.is_local(uri):
-            files.make_folder(os.path.dirname(path))
-            folder = os.path.dirname(path)
-        else:
-            folder = stack.enter_context(tempfile.TemporaryDirectory())
-        aside = os.path.join(folder, f".{os.path.basename(path)}.{uuid.uuid4().hex[:8]}.tmp")
-        stack.callback(_remove, aside)
-        with open(aside, "wb") as sink:
-            yield sink
-            sink.flush()
-            os.fsync(sink.fileno())
-        if files.is_local(uri):
-            os.replace(aside, path)
-        else:
-            fs.put_file(aside, path)
-
-
-def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(path)
