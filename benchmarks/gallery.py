@@ -37,12 +37,12 @@ import faiss
 import numpy as np
 import psutil
 from crowd import fill
+from gallery_scores import embed
 
-from cnnray.config import FaceSearchConfig, RecordConfig
-from cnnray.infer.face_results import pick_face
-from cnnray.infer.faces import FacePipeline
-from cnnray.infer.gallery.gallery import Gallery, create_gallery, load_index
+from cnnray.config import RecordConfig
+from cnnray.infer.gallery.gallery import Gallery, create_gallery
 from cnnray.infer.gallery.index import FaceIndex
+from cnnray.infer.gallery.opening import load_index
 from cnnray.infer.gallery.record import Record
 from cnnray.infer.gallery.rows import Contract, Rows
 
@@ -69,21 +69,6 @@ def clustered(count, dim, rng):
         block[:] = unit(centres[rng.integers(len(centres), size=len(block))] + noise)
     own = rng.integers(count, size=PROBES)
     return faces, unit(0.6 * faces[own] + 0.8 * unit(rng.standard_normal((PROBES, dim))))
-
-
-def embed_photos():
-    """Embeddings of LFW's photos and whose they are: the most central face of each."""
-    pipeline = FacePipeline.load(threads=1)
-    photos = sorted((DATA / "lfw_dev").glob("*/*.jpg"))
-    embeddings, people = [], []
-    for start in range(0, len(photos), 64):
-        some = photos[start : start + 64]
-        found = pipeline.predict([photo.read_bytes() for photo in some], FaceSearchConfig(smallest_face=80))
-        for photo, faces in zip(some, found, strict=True):
-            if faces.faces:
-                embeddings.append(pick_face(faces, "central", photo.name).embedding_D)
-                people.append(photo.parent.name)
-    return np.stack(embeddings), np.unique(people, return_inverse=True)[1]
 
 
 def like_real(count, photos, people, rng):
@@ -208,7 +193,10 @@ def main():
     if ONE_CORE.items() - os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ONE_CORE)  # libraries read it once
     sizes, real = [], args.dim == 128 and args.real >= min(args.identities)
-    photos = embed_photos() if real else None
+    photos = None
+    if real:
+        embeddings, names = embed(DATA / "lfw_dev")
+        photos = embeddings, np.unique(names, return_inverse=True)[1]
     for count in sorted(args.identities):
         if real and count <= args.real:
             sizes.append(measure("real", *like_real(count, *photos, np.random.default_rng(1)), args.rounds))

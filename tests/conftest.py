@@ -56,3 +56,13 @@ def record_url(request, tmp_path):
     if request.param == "sqlite":
         return str(tmp_path / "galleries.db")
     return request.getfixturevalue("postgres").create(f"test_{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture
+def record(record_url):
+    """An empty record, once of each kind; closed afterwards."""
+    from cnnray.infer.gallery.record import Record
+
+    opened = Record(record_url)
+    yield opened
+    opened.close()

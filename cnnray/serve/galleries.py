@@ -16,7 +16,8 @@ from ray import serve
 from cnnray import files
 from cnnray.config import QualityPolicy, RecordConfig, ServeConfig
 from cnnray.errors import CnnrayError, GalleryError, RecordError
-from cnnray.infer.gallery.gallery import Gallery, drop_gallery, snapshot_folder
+from cnnray.infer.gallery.gallery import Gallery, drop_gallery
+from cnnray.infer.gallery.opening import snapshot_folder
 from cnnray.infer.gallery.record import Record
 from cnnray.infer.gallery.results import Recognition
 from cnnray.infer.gallery.rows import Contract, FaceRow, GalleryRow, IdentityRow

@@ -40,13 +40,6 @@ def person(key, *embeddings, **options):
 
 
 @pytest.fixture
-def record(record_url):
-    record = Record(record_url)
-    yield record
-    record.close()
-
-
-@pytest.fixture
 def open_gallery(record, tmp_path):
     """A new one; or another look at it, as another process has."""
     config = RecordConfig(snapshots=str(tmp_path / "snapshots"), exact_until=200)

@@ -13,17 +13,9 @@ from cnnray.data import gallery_files
 from cnnray.data.gallery_files import content_hash, export_gallery, import_gallery
 from cnnray.errors import DataError, GalleryError, StorageError
 from cnnray.infer.gallery.gallery import Gallery, create_gallery
-from cnnray.infer.gallery.record import Record
 from tests.unit.test_gallery import CONTRACT, SIZE, person, vector
 
 POLICY = QualityPolicy(min_size=33.0)
-
-
-@pytest.fixture
-def record(record_url):
-    record = Record(record_url)
-    yield record
-    record.close()
 
 
 @pytest.fixture

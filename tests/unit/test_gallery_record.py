@@ -46,13 +46,6 @@ def everything(record, gallery):
 
 
 @pytest.fixture
-def record(record_url):
-    record = Record(record_url)
-    yield record
-    record.close()
-
-
-@pytest.fixture
 def gallery(record):
     return record.create_gallery("staff", CONTRACT, QualityPolicy(min_size=30))
 

@@ -5,7 +5,6 @@ was acknowledged anywhere is seen by the next search everywhere.
 """
 
 import contextlib
-import logging
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -16,12 +15,14 @@ from numpy.typing import NDArray
 
 from cnnray import files
 from cnnray.config import QualityPolicy, RecordConfig
-from cnnray.errors import CheckpointError, GalleryError
+from cnnray.errors import GalleryError
 from cnnray.infer.gallery import names
 from cnnray.infer.gallery.calibrate import Calibration, threshold_for
 from cnnray.infer.gallery.change import Change, now
+from cnnray.infer.gallery.enrolling import Enrolling, changed_columns, check_person
 from cnnray.infer.gallery.index import FaceIndex
 from cnnray.infer.gallery.means import mean_embeddings
+from cnnray.infer.gallery.opening import load_index, load_snapshot_of, snapshot_contract, snapshot_folder
 from cnnray.infer.gallery.record import Record
 from cnnray.infer.gallery.results import (
     Candidate,
@@ -31,16 +32,12 @@ from cnnray.infer.gallery.results import (
     Person,
     Receipt,
     Recognition,
-    explain,
-    judge,
 )
 from cnnray.infer.gallery.rows import Contract, FaceRow, GalleryRow, IdentityRow, Rows, check_vectors
-from cnnray.infer.gallery.snapshot import delete_snapshot, read_content
+from cnnray.infer.gallery.snapshot import delete_snapshot
 
 _TIE = 1e-6  # scores that differ by less are equal: an embedding's last bits
 _MANY_CHANGES = 0.1  # of a gallery's size, after which a snapshot is too old to save time
-
-logger = logging.getLogger("cnnray")
 
 
 class Gallery:
@@ -76,7 +73,7 @@ class Gallery:
         row = record.get_gallery(name)
         if contract is not None:
             row.check_model(contract.model)
-        index = _load_snapshot(record, row, config)
+        index = load_snapshot_of(record, row, config)
         gallery = cls(record, row, index or load_index(record, row, config), config)
         gallery._saved = index.version if index is not None else -1
         gallery.maintain()
@@ -132,81 +129,14 @@ class Gallery:
 
     def enroll_many(self, people: Sequence[Person]) -> list[Enrollment | GalleryError]:
         """Enrol in one transaction; who is refused has the error in place, and keeps out nobody else."""
-        checked = [self._checked(person) for person in people]
+        checked = [check_person(person, self._row) for person in people]
         with self.record.change(self._row.name) as change:
             self._check_same(change)
             self.catch_up()  # nobody can change the gallery now, so conflicts are seen
-            batch = _Batch(self._index, self.threshold())
-            done = [one if isinstance(one, GalleryError) else self._enroll(change, one, batch) for one in checked]
+            enrolling = Enrolling(change, self.record, self._index, self.threshold())
+            done = [one if isinstance(one, GalleryError) else enrolling.enroll(one) for one in checked]
         self.catch_up()
         return done
-
-    def _enroll(self, change: Change, person: Person, batch: "_Batch") -> Enrollment | GalleryError:
-        try:
-            if person.request_key:
-                before = change.find_answer(person.request_key, person.fingerprint)
-                if before is not None:
-                    return Enrollment(**before | {"face_ids": tuple(before["face_ids"]), "replayed": True})
-            identity = change.find_identity(person.key)
-            vectors = np.stack([face.embedding_D for face in person.faces])
-            if not person.accept_conflict:
-                self._refuse_conflict(vectors, identity.id if identity else 0, batch)
-        except GalleryError as error:
-            return error
-        metadata = None if person.metadata is None else names.dump_metadata(dict(person.metadata))
-        if identity is None:
-            identity = change.add_identity(person.key, person.name or person.key, metadata or "{}")
-        elif values := _changed(identity, person.name, metadata):
-            change.update_identity(identity, **values)
-        before_version = change.version
-        face_ids = change.add_faces(identity.id, person.faces)
-        added = change.version - before_version
-        batch.add(vectors, identity)
-        done = Enrollment(person.key, tuple(face_ids), added, change.version)
-        if added:
-            change.audit("enroll", identity.id, faces=face_ids)
-        if person.request_key:
-            change.remember_answer(person.request_key, person.fingerprint, identity.id, asdict(done))
-        return done
-
-    def _checked(self, person: Person) -> Person | GalleryError:
-        """The person with names in their normal form and embeddings that are points of length 1."""
-        try:
-            if not person.faces:
-                raise GalleryError("too_few_faces", f"expected a face of {person.key!r} to enrol")
-            key, name = names.check_identity(person.key), person.name
-            if name:
-                name = names.check_text("name", name)
-            if person.request_key:
-                names.check_text("request key", person.request_key)
-            names.dump_metadata(dict(person.metadata or {}))
-            check_vectors(np.stack([face.embedding_D for face in person.faces]), self._row.contract.num_features)
-            self._refuse_quality(person)
-        except GalleryError as error:
-            return error
-        return Person(**vars(person) | {"key": key, "name": name})
-
-    def _refuse_quality(self, person: Person) -> None:
-        policy = self._row.policy
-        for face in person.faces if not person.accept_quality else ():
-            if reasons := judge(face.quality, policy):
-                raise GalleryError(
-                    "low_quality",
-                    f"the face of {person.key!r} is not good enough to enrol: {explain(reasons, policy)}",
-                    {"reasons": reasons},
-                )
-
-    def _refuse_conflict(self, vectors_ND: NDArray[np.float32], own_id: int, batch: "_Batch") -> None:
-        """A face is somebody else's if it would be recognised as theirs, and is not more like its own person."""
-        identity_id, score = batch.nearest_other(vectors_ND, own_id)
-        if score < batch.threshold:
-            return
-        key = (self.record.find_identities([identity_id]) | batch.people)[identity_id].key
-        raise GalleryError(
-            "identity_conflict",
-            f"this face is {key!r} already: a score of {score:.3f}, with {batch.threshold:.3f} as threshold",
-            {"identity": key, "score": score, "threshold": batch.threshold},
-        )
 
     # ---- recognition -------------------------------------------------------------------------------------------------
 
@@ -295,7 +225,7 @@ class Gallery:
         text = None if metadata is None else names.dump_metadata(metadata)
         with self._change() as change:
             identity = change.get_identity(names.check_identity(key))
-            if values := _changed(identity, name, text):
+            if values := changed_columns(identity, name, text):
                 change.update_identity(identity, **values)
                 change.audit("update", identity.id, columns=sorted(values))
             return change.get_identity(identity.key)
@@ -365,14 +295,14 @@ class Gallery:
         if self._index.needs_build:
             self._index.build()
         old = self._saved < 0 or self._index.version - self._saved > _MANY_CHANGES * len(self._index)
-        if old and self._snapshot and self._index.describe()["kind"] != "exact":
+        if old and self._snapshot and not self._index.is_exact:
             self.save_snapshot()
 
     def save_snapshot(self) -> None:
         """Write the index into the gallery's folder; one with erased faces never stays there."""
         with self._changing:  # so that it has the version that the contract speaks of
             version = self._index.version
-            self._index.save(self._snapshot, _snapshot_contract(self.record, self._row, version))
+            self._index.save(self._snapshot, snapshot_contract(self.record, self._row, version))
             self._saved = version
         delta = self.record.changes_since(self._row.id, version)
         if delta is None or delta.removed:
@@ -383,7 +313,7 @@ class Gallery:
         self._index = load_index(self.record, self._row, self._config)
         if self._index.needs_build:
             self._index.build()
-        if self._snapshot and self._index.describe()["kind"] != "exact":
+        if self._snapshot and not self._index.is_exact:
             self.save_snapshot()
         return self.describe()
 
@@ -415,40 +345,6 @@ class Gallery:
             delete_snapshot(self._snapshot)
 
 
-class _Batch:
-    """Faces that are enrolled in one transaction, which the index does not have yet."""
-
-    def __init__(self, index: FaceIndex, threshold: float) -> None:
-        self.threshold = threshold
-        self._index = index
-        self._vectors: list[NDArray[np.float32]] = []
-        self._ids: list[NDArray[np.int64]] = []
-        self.people: dict[int, IdentityRow] = {}
-
-    def add(self, vectors_ND: NDArray[np.float32], identity: IdentityRow) -> None:
-        """Somebody was enrolled."""
-        self.people[identity.id] = identity
-        ids, points = mean_embeddings(np.full(len(vectors_ND), identity.id), vectors_ND)
-        self._vectors.append(points)
-        self._ids.append(ids)
-
-    def nearest_other(self, vectors_ND: NDArray[np.float32], own_id: int) -> tuple[int, float]:
-        """Who resembles one of these faces most, number and score; 0 and -inf where there is nobody. From the threshold
-        on only who does so more than the face's own person."""
-        own_N = np.full(len(vectors_ND), own_id, np.int64)
-        found = self._index.search(vectors_ND, 1, without_N=own_N)
-        ids_N, scores_N = found.identity_ids_NK[:, 0].copy(), found.scores_NK[:, 0].copy()
-        if self._ids:
-            ids = np.concatenate(self._ids)
-            scores_MN = np.where((ids == own_id)[:, None], -np.inf, np.concatenate(self._vectors) @ vectors_ND.T)
-            better_N = scores_MN.max(0) > scores_N
-            ids_N[better_N], scores_N[better_N] = ids[scores_MN.argmax(0)][better_N], scores_MN.max(0)[better_N]
-        if own_id and scores_N.max() >= self.threshold:  # seldom: to find one's own takes a look at everybody
-            scores_N[self._index.compare(vectors_ND, own_N) >= scores_N] = -np.inf
-        at = int(scores_N.argmax())
-        return (int(ids_N[at]), float(scores_N[at])) if scores_N[at] > -np.inf else (0, -np.inf)
-
-
 def _match(
     scores_K: NDArray[np.float32],
     identity_ids_K: NDArray[np.int64],
@@ -467,14 +363,6 @@ def _match(
         decision = "ambiguous" if len(found) > 1 and found[1].score > best - _TIE else "identified"
     identity = found[0].identity if decision == "identified" else None
     return Match(decision, identity, best, tuple(found[:wanted]))
-
-
-def _changed(identity: IdentityRow, name: str, metadata: str | None) -> dict[str, str]:
-    """The columns that are to change."""
-    values = {"name": name} if name and name != identity.name else {}
-    if metadata is not None and metadata != names.dump_metadata(identity.metadata):
-        values["metadata"] = metadata
-    return values
 
 
 def create_gallery(
@@ -504,47 +392,3 @@ def drop_gallery(record: Record, name: str, config: RecordConfig) -> str:
     if folder := snapshot_folder(record, row, config):
         delete_snapshot(folder)
     return entry
-
-
-def snapshot_folder(record: Record, row: GalleryRow, config: RecordConfig) -> str:
-    """Where the index of a gallery is kept; "" is nowhere."""
-    if config.snapshots:
-        return files.join(files.absolute(config.snapshots), row.token)
-    return f"{record.database.shown}.snapshots/{row.token}" if record.database.is_sqlite else ""
-
-
-def _snapshot_contract(record: Record, row: GalleryRow, version: int) -> dict[str, str]:
-    """What a snapshot must have been made of: this gallery, this model, and this history of changes."""
-    return {
-        "gallery": row.token,
-        "model": row.contract.model,
-        "audit_hash": record.audit_hash(row.token, version),
-    }
-
-
-def _load_snapshot(record: Record, row: GalleryRow, config: RecordConfig) -> FaceIndex | None:
-    folder = snapshot_folder(record, row, config)
-    if not folder or not files.exists(folder):
-        return None
-    try:
-        version = int(read_content(folder)["version"])
-        if version > row.version:
-            raise CheckpointError(f"the snapshot {folder} is at version {version}, the record at {row.version}")
-        contract = _snapshot_contract(record, row, version)
-        return FaceIndex.load(folder, contract, exact_until=config.exact_until)
-    except CheckpointError as error:
-        logger.warning("%s; the index is built from the record", error)
-        delete_snapshot(folder)
-        return None
-
-
-def load_index(record: Record, row: GalleryRow, config: RecordConfig) -> FaceIndex:
-    """An index of all people of the record, exact as yet."""
-    index = FaceIndex(row.contract.num_features, exact_until=config.exact_until)
-    nobody = np.zeros(0, np.int64)
-    with record.load_faces(row.id) as (version, _, blocks):
-        for rows in blocks:
-            ids_I, points_ID = mean_embeddings(rows.identity_ids_N, rows.embeddings_ND)
-            index.apply(0, Rows(ids_I, ids_I, points_ID), nobody)
-        index.version = version
-    return index

@@ -64,6 +64,11 @@ class FaceIndex:
         """Different ones."""
         return self._vectors.num_identities
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether every face is compared."""
+        return self._approximation is None
+
     def apply(self, version: int, added: Rows, removed_faces: NDArray[np.int64]) -> None:
         """Remove faces, then add some; all of it or, on an error, nothing.
 
