@@ -18,9 +18,9 @@ def kill_all(driver):
 
 
 def wait_for_parts(folder, count, driver):
-    """Until `driver` has stored so many files in a folder."""
+    """Until `driver` has stored so many parts in a folder; those that are still being written do not count."""
     deadline = time.monotonic() + 120
-    while len(files.list_files(str(folder))) < count:
+    while len(files.list_files(str(folder), ".parquet")) < count:
         assert driver.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
 
