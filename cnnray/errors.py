@@ -190,13 +190,23 @@ class ServiceError(CnnrayError):
         code: the problem's code as the service named it; "service" where it named none.
         status: the HTTP status; 0 where no answer came.
         request_id: under which the service logged the request; "" where no answer came.
+        details: what else the problem tells programs, JSON values: as of GalleryError.
     """
 
     code = "service"
     exit_code = 5
 
-    def __init__(self, message: str, *, code: str = "service", status: int = 0, request_id: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "service",
+        status: int = 0,
+        request_id: str = "",
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.status = status
         self.request_id = request_id
+        self.details = dict(details or {})

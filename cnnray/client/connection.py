@@ -18,6 +18,7 @@ Image = bytes | str | os.PathLike[str]
 OCTETS = {"content-type": "application/octet-stream"}
 FIRST_DELAY = 0.1
 _NOT_NOW = (502, 503, 504)
+_PROBLEM = ("type", "title", "status", "detail", "instance", "code", "request_id")  # members of every problem
 _LONGEST_DELAY = 2.0
 
 
@@ -111,7 +112,7 @@ class DoneBefore(ServiceError):
     """The service refuses what an earlier attempt of the same call may have done; `error` is how it says so."""
 
     def __init__(self, error: ServiceError) -> None:
-        super().__init__(str(error), code=error.code, status=error.status, request_id=error.request_id)
+        super().__init__(str(error), **vars(error))
         self.error = error
 
 
@@ -138,7 +139,8 @@ def content_of(image: Image) -> bytes:
 
 def _error(response: httpx.Response) -> ServiceError:
     """The problem+json of `response` as an error; other bodies (a proxy's, another program's) by their status."""
-    fields = {k: v for k, v in (_json_object(response) or {}).items() if isinstance(v, str)}
+    body = _json_object(response) or {}
+    fields = {name: value for name, value in body.items() if isinstance(value, str)}
     kind = _Passing if response.status_code in _NOT_NOW else ServiceError
     error = kind(
         f"{response.request.url.path} answered {response.status_code}: "
@@ -146,6 +148,7 @@ def _error(response: httpx.Response) -> ServiceError:
         code=fields.get("code", "service"),
         status=response.status_code,
         request_id=fields.get("request_id") or response.headers.get("x-request-id", ""),
+        details={name: value for name, value in body.items() if name not in _PROBLEM},
     )
     if isinstance(error, _Passing):
         error.retry_after = _seconds(response.headers.get("retry-after", ""))

@@ -75,6 +75,16 @@ def test_what_was_so_before_is_an_error(ask, before):
         assert isinstance(error, ServiceError) and (error.status, error.code) == (status, code)
 
 
+def test_what_a_refusal_tells_programs_is_on_the_error(ask):
+    refusal = (409, {}, {"code": "identity_conflict", "detail": "d", "identity": "ada", "score": 0.97, "title": "t"})
+    error, _ = ask(lambda client: client.enroll("g", "eve", b"x"), refusal)
+    assert (error.code, error.details) == ("identity_conflict", {"identity": "ada", "score": 0.97})
+    error, _ = ask(lambda client: client.enroll("g", "eve", b"x"), DROP, refusal)
+    assert error.details["identity"] == "ada"
+    error, _ = ask(lambda client: client.gallery("g"), (404, {}, ["no object"]))
+    assert error.details == {}
+
+
 def test_what_is_not_as_asked_was_made_by_others(ask):
     exists = refuse(409, code="gallery_exists")
     error, _ = ask(lambda client: client.create_gallery("g", {"min_size": 9}), DROP, exists, (200, {}, GALLERY))
