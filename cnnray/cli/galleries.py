@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from cnnray.cli.app import Flat, faces
 from cnnray.cli.console import say, table
-from cnnray.cli.gallery_doors import Local, open_door, open_record
+from cnnray.cli.gallery_doors import Local, open_door, open_record, say_if_nobody
 from cnnray.config import CalibrateConfig, EnrollConfig, QualityPolicy, RecordConfig
 from cnnray.errors import OptionError
 
@@ -32,14 +32,15 @@ def faces_create(
         views: see there.
         base_threshold: least cosine of two faces of one person; 0 is the embedder's own.
     """
-    from cnnray.data.enroll_faces import contract_of
     from cnnray.infer.faces import FacePipeline
+    from cnnray.infer.gallery.contracts import contract_of
 
     config = EnrollConfig(embedder=embedder, embedder_weights=embedder_weights, views=views)
     with open_record(record) as opened:
         opened.create_gallery(gallery, contract_of(FacePipeline.load(config), base_threshold), policy)
         found = Local(opened, record).open(gallery).describe()
     say(f"gallery {gallery} of {found['model']}")
+    say_if_nobody(gallery, found["threshold"])
     return dict(found)
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cnnray.cli.console import say
 from cnnray.config import EnrollConfig, RecognizeConfig, RecordConfig
 
 if TYPE_CHECKING:
@@ -71,6 +72,15 @@ def open_record(config: RecordConfig) -> Iterator[Any]:
         record.close()
 
 
+def say_if_nobody(gallery: str, threshold: float) -> None:
+    """Tell that a gallery has a threshold above every score."""
+    if threshold > 1:
+        say(
+            f"gallery {gallery} recognises nobody as yet: its embedder verifies by a probability, not by a cosine. "
+            "Run cnnray faces calibrate, or make a gallery with --base-threshold"
+        )
+
+
 class Local:
     """Galleries of a record."""
 
@@ -130,25 +140,27 @@ class Local:
 
     def enroll(self, gallery: str, identity: str, photo: Path, name: str, config: EnrollConfig) -> Values:
         """See `Door`; the gallery is made where there is none."""
-        from cnnray.data.enroll_faces import enroll_photo, open_contract
+        from cnnray.data.enroll_faces import find_face, to_person
         from cnnray.data.fetch import fetch_image
         from cnnray.infer.faces import FacePipeline
+        from cnnray.infer.gallery.contracts import open_contract
         from cnnray.infer.gallery.gallery import create_gallery
 
         content, pipeline = fetch_image(str(photo)), FacePipeline.load(config)
         contract = open_contract(self._record, gallery, pipeline, config.base_threshold)
+        face = find_face(pipeline, content, config)  # before there is a gallery
         create_gallery(self._record, gallery, contract, exist_ok=True)
-        done = enroll_photo(self.open(gallery, contract), pipeline, content, identity, config, name=name)
+        done = self.open(gallery, contract).enroll(to_person(identity, face, config, name=name))
         values = {"gallery": gallery, "identity": done.key, "face_ids": list(done.face_ids), "added": done.added}
         return values | {"gallery_version": done.version, "replayed": done.replayed, "model": pipeline.name}
 
     def recognize(self, gallery: str, photos: list[Path], config: RecognizeConfig) -> list[Values]:
         """See `Door`."""
-        from cnnray.data.enroll_faces import open_contract
         from cnnray.data.fetch import fetch_image
         from cnnray.errors import ImageError
         from cnnray.infer.face_results import to_json
         from cnnray.infer.faces import FacePipeline
+        from cnnray.infer.gallery.contracts import open_contract
 
         contents = [fetch_image(str(photo)) for photo in photos]
         self._record.get_gallery(gallery)

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from cnnray.cli.app import Flat, faces
 from cnnray.cli.console import say, table
-from cnnray.cli.gallery_doors import open_door
+from cnnray.cli.gallery_doors import open_door, say_if_nobody
 from cnnray.config import EnrollConfig, RecognizeConfig, RecordConfig
 from cnnray.errors import OptionError
 
@@ -59,6 +59,7 @@ def faces_enroll(
     )
     if manifest["quarantined"]:
         say(f"{manifest['quarantined']:,} photos are listed in {out}/quarantine: {manifest['quarantine_codes']}")
+    say_if_nobody(gallery, manifest["threshold"])
     return manifest
 
 

@@ -197,7 +197,8 @@ class RecognizedFace:
 
 @dataclass(frozen=True)
 class Recognized:
-    """Who is in a photo: its faces, surest first; height and width in px, the rest as of `cnnray.client.Answer`."""
+    """Who is in a photo: its faces, surest first; height and width in px, the rest as of `cnnray.client.Answer`, with
+    the gallery's part of the time as "search_ms" among the timings."""
 
     gallery: str
     gallery_version: int

@@ -24,14 +24,14 @@ from cnnray.data.feature_store import QUARANTINE_SCHEMA, Outputs, iter_parts, qu
 from cnnray.data.meant_stage import embed_meant, load_people
 from cnnray.data.progress import JobProgress
 from cnnray.data.runs import RunFolder, refuse_bad
-from cnnray.errors import GalleryError, OptionError
+from cnnray.errors import GalleryError
 from cnnray.infer.face_results import pick_face
 from cnnray.infer.faces import FacePipeline
-from cnnray.infer.gallery import names
+from cnnray.infer.gallery.contracts import open_contract
 from cnnray.infer.gallery.gallery import Gallery, create_gallery
 from cnnray.infer.gallery.record import Record
 from cnnray.infer.gallery.results import Enrollment, Person, new_face
-from cnnray.infer.gallery.rows import Contract, NewFace
+from cnnray.infer.gallery.rows import NewFace
 
 _KIND = "enrolment"
 _REFUSED = "refused"
@@ -59,11 +59,11 @@ def enroll_faces(
 
     Returns:
         the manifest: images; enrolled, the photos whose face the gallery has now: added by this call, or
-        already_there; identities of these; quarantined, quarantine_codes; gallery, gallery_version, model.
+        already_there; identities of these; quarantined, quarantine_codes; gallery, gallery_version, model, and the
+        gallery's threshold at its present size.
 
     Raises:
         GalleryError: "model_mismatch": the gallery is another embedder's; "bad_name" of the gallery.
-        OptionError: a new gallery of an embedder without a threshold, see `contract_of`.
         DataError: photos without a person.
         QuarantineError: all is done, but more than `config.max_bad` of the photos are in quarantine.
         UserError, StorageError: as `build_features`.
@@ -86,60 +86,40 @@ def enroll_faces(
     return manifest
 
 
-def enroll_photo(
-    gallery: Gallery, pipeline: FacePipeline, content: bytes, person: str, config: EnrollConfig, *, name: str = ""
-) -> Enrollment:
-    """Enrol one photo of a person, at once; also of one who was erased.
+def find_face(pipeline: FacePipeline, content: bytes, config: EnrollConfig) -> NewFace:
+    """The face that is meant in one photo, to enrol.
 
     Args:
         content: the photo's file.
-        person: the id.
-        name: for people; "" keeps the present one.
 
     Raises:
         ImageError, FaceError: a bad photo, or none of one face that is meant.
-        GalleryError: as `Gallery.enroll`.
     """
     (found,) = pipeline.predict([content], config.search)
     if isinstance(found, Exception):
         raise found
-    face = new_face(pick_face(found, "only" if config.pick == "auto" else config.pick, "the photo"), content)
-    return gallery.enroll(_person(person, face, config, name=name))
+    return new_face(pick_face(found, "only" if config.pick == "auto" else config.pick, "the photo"), content)
 
 
-def contract_of(pipeline: FacePipeline, base_threshold: float = 0.0) -> Contract:
-    """What a new gallery of this pipeline is bound to.
+def to_person(key: str, face: NewFace, config: EnrollConfig, *, token: str = "", name: str = "") -> Person:
+    """A request to enrol a photo of a person.
 
     Args:
-        base_threshold: least cosine of two faces of one person; 0 is the embedder's own.
-
-    Raises:
-        OptionError: it is 0, but the embedder has a verification head: then its own threshold is a probability, which
-            does not come from the cosine alone.
+        key: the id.
+        token: of the gallery, where the request is to be done once however often it comes; "" does it as often, also
+            of one who was erased.
+        name: for people; "" keeps the present one.
     """
-    threshold = base_threshold or pipeline.cosine_threshold
-    if threshold is None:
-        raise OptionError(
-            f"the embedder {pipeline.embedder.name} verifies by a probability, which says nothing of cosines; give the "
-            "least cosine of two faces of one person with --base-threshold"
-        )
-    return Contract(pipeline.name, pipeline.spec.num_features, threshold)
-
-
-def open_contract(record: Record, gallery: str, pipeline: FacePipeline, base_threshold: float = 0.0) -> Contract:
-    """The contract of a gallery that is there, or that a new one of this pipeline gets.
-
-    Raises:
-        GalleryError: "model_mismatch": it is another embedder's; "bad_name" of one that is not there.
-        OptionError: as `contract_of`.
-    """
-    try:
-        row = record.get_gallery(gallery)
-    except GalleryError:
-        names.check_gallery(gallery)
-        return contract_of(pipeline, base_threshold)
-    row.check_model(pipeline.name)
-    return row.contract
+    asked = [token, key, face.source_sha256, str(config.accept_quality), str(config.accept_conflict)]
+    once = token and not config.accept_erased
+    return Person(
+        key=key,
+        faces=[face],
+        name=name,
+        request_key=hashlib.sha256("\n".join(asked).encode()).hexdigest() if once else "",
+        accept_quality=config.accept_quality,
+        accept_conflict=config.accept_conflict,
+    )
 
 
 def _enroll_rows(
@@ -156,7 +136,7 @@ def _enroll_rows(
     table = table.filter(pc.invert(pc.is_in(table["id"], value_set=known)))
     with JobProgress("enrolled", table.num_rows) as progress:
         for rows in _batches(table):
-            people = [_person(row["label"], _face(row), config, gallery.row.token) for row in rows]
+            people = [to_person(row["label"], _face(row), config, token=gallery.row.token) for row in rows]
             answers = list(zip(rows, gallery.enroll_many(people), strict=True))
             fresh = [quarantine_row(row, e.code, str(e)) for row, e in answers if isinstance(e, GalleryError)]
             outputs.store(_REFUSED, pa.Table.from_pylist(fresh, QUARANTINE_SCHEMA))
@@ -177,20 +157,6 @@ def _face(row: dict[str, Any]) -> NewFace:
     return NewFace(np.array(row["embedding"], np.float32), row["sha256"], row["quality"])
 
 
-def _person(key: str, face: NewFace, config: EnrollConfig, token: str = "", *, name: str = "") -> Person:
-    """A request to enrol a photo: with the token of a gallery one that is done once, else as often as it comes."""
-    asked = [token, key, face.source_sha256, str(config.accept_quality), str(config.accept_conflict)]
-    once = token and not config.accept_erased
-    return Person(
-        key=key,
-        faces=[face],
-        name=name,
-        request_key=hashlib.sha256("\n".join(asked).encode()).hexdigest() if once else "",
-        accept_quality=config.accept_quality,
-        accept_conflict=config.accept_conflict,
-    )
-
-
 def _add_up(
     counts: dict[str, Any], enrolled: Sequence[Enrollment], refused: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
@@ -209,4 +175,5 @@ def _add_up(
 
 def _facts(gallery: Gallery) -> dict[str, Any]:
     found = gallery.describe()
-    return {"gallery": found["name"], "gallery_version": found["gallery_version"], "model": found["model"]}
+    names = ("gallery_version", "model", "threshold")
+    return {"gallery": found["name"]} | {name: found[name] for name in names}

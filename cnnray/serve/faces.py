@@ -18,6 +18,7 @@ from cnnray.infer import face_results
 from cnnray.infer.face_results import Verification, draw_photo, pick_face, to_json
 from cnnray.infer.faces import FacePipeline
 from cnnray.infer.gallery import names
+from cnnray.infer.gallery.contracts import contract_of
 from cnnray.infer.gallery.results import ClaimedMatch
 from cnnray.infer.gallery.rows import Contract
 from cnnray.ops.decode import decode
@@ -25,7 +26,7 @@ from cnnray.ops.overlay import png
 from cnnray.serve import galleries
 from cnnray.serve.answers import MAX_IMAGES, PNG, ask_all, fault, header, refuse_several, timings
 from cnnray.serve.face_schemas import Face, FaceDetections, FaceVerification, SearchedPhoto
-from cnnray.serve.gallery_schemas import ClaimedVerification, KnownPerson
+from cnnray.serve.gallery_schemas import ClaimedVerification, KnownPerson, SearchTimings
 from cnnray.serve.problems import Refusal
 from cnnray.serve.replica import Job, Replica
 from cnnray.serve.uploads import OPENAPI_BODIES, openapi_named, read_field, read_images, read_named_images
@@ -33,7 +34,6 @@ from cnnray.serve.uploads import OPENAPI_BODIES, openapi_named, read_field, read
 NAME = "faces"
 MAX_FACES = 500
 PAIR = ("first", "second")
-NO_THRESHOLD = 2.0  # more than any cosine
 _NO_CROP = np.zeros((0, 0, 3), np.uint8)
 
 router = APIRouter()
@@ -160,7 +160,8 @@ async def _verify_claim(
     names.check_gallery(gallery)
     (done,) = await ask_all(request, NAME, [await read_field(request, PAIR[0])], wanted)
     face = pick_face(done.result.found, pick)
-    found: ClaimedMatch = await galleries.ask(
+    found: ClaimedMatch
+    found, search_ms = await galleries.ask_timed(
         request, "use", gallery, "verify", face.embedding_D, key, model=done.model, threshold=threshold
     )
     return ClaimedVerification(
@@ -173,7 +174,7 @@ async def _verify_claim(
         threshold=found.threshold,
         face=Face(**to_json(face)),
         found=len(done.result.found.faces),
-        timings=timings([done], began),
+        timings=SearchTimings(**timings([done], began).model_dump(), search_ms=search_ms),
         request_id=request.state.request_id,
     )
 
@@ -219,16 +220,6 @@ def load_pipeline(config: ServeConfig, *, device: str) -> FacePipeline:
         CheckpointError: an unknown name, or weights or checkpoint that are absent, damaged or of something else.
     """
     return FacePipeline.load(EmbedderConfig(embedder=config.faces, views=config.face_views), device=device)
-
-
-def contract_of(pipeline: FacePipeline) -> Contract:
-    """What a gallery is bound to whose faces this pipeline embeds.
-
-    A verification head has a probability as its threshold, which no cosine stands for: such a gallery recognises nobody
-    until it is calibrated, except where a request brings a threshold of its own.
-    """
-    threshold = pipeline.cosine_threshold
-    return Contract(pipeline.name, pipeline.spec.num_features, NO_THRESHOLD if threshold is None else threshold)
 
 
 def _travelling(job: Job, result: face_results.Faces | ImageError) -> Photo | ImageError:

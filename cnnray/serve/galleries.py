@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,7 +18,7 @@ from cnnray import files
 from cnnray.config import QualityPolicy, RecordConfig, ServeConfig
 from cnnray.errors import CnnrayError, GalleryError, RecordError
 from cnnray.infer.gallery.gallery import Gallery, drop_gallery
-from cnnray.infer.gallery.opening import snapshot_folder
+from cnnray.infer.gallery.opening import forget_dropped, snapshot_folder
 from cnnray.infer.gallery.record import Record
 from cnnray.infer.gallery.results import Recognition
 from cnnray.infer.gallery.rows import Contract, FaceRow, GalleryRow, IdentityRow
@@ -42,6 +43,13 @@ async def ask(request: Request, what: str, /, *args: Any, **options: Any) -> Any
     if isinstance(answer, CnnrayError):
         raise answer
     return answer
+
+
+async def ask_timed(request: Request, what: str, /, *args: Any, **options: Any) -> tuple[Any, float]:
+    """As `ask`, and the milliseconds that it took."""
+    began = time.perf_counter()
+    answer = await ask(request, what, *args, **options)
+    return answer, 1000 * (time.perf_counter() - began)
 
 
 class OpenGalleries:
@@ -118,7 +126,9 @@ class OpenGalleries:
         return changed
 
     def open_snapshots(self) -> None:
-        """Open the galleries of which there is a snapshot, so that faces that were erased while nobody looked go."""
+        """Open the galleries of which there is a snapshot, so that faces that were erased while nobody looked go; and
+        remove the snapshots of galleries that were dropped."""
+        forget_dropped(self._record, self._config)
         for row, _, _ in self._record.list_galleries():
             folder = snapshot_folder(self._record, row, self._config)
             if folder and files.exists(folder):

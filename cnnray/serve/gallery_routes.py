@@ -21,7 +21,7 @@ from cnnray.serve import faces
 from cnnray.serve import gallery_schemas as schemas
 from cnnray.serve.answers import MAX_IMAGES, ask_all, fault, timings
 from cnnray.serve.faces import Search, Wanted
-from cnnray.serve.galleries import ask
+from cnnray.serve.galleries import ask, ask_timed
 from cnnray.serve.problems import Refusal
 from cnnray.serve.replica import Done
 from cnnray.serve.uploads import OPENAPI_BODIES, read_images
@@ -210,7 +210,8 @@ async def recognize(
     done = await ask_all(request, faces.NAME, images, Wanted(search, True, False))
     photos = [None if isinstance(one.result, ImageError) else one.result.found for one in done]
     embeddings = [face.embedding_D for photo in photos if photo is not None for face in photo.faces]
-    found: Recognition = await ask(
+    found: Recognition
+    found, search_ms = await ask_timed(
         request, "recognize", gallery, done[0].model, embeddings, threshold=threshold, candidates=candidates
     )
     matches = iter(found.matches)
@@ -229,7 +230,7 @@ async def recognize(
             for one, photo in zip(done, photos, strict=True)
         ],
         batch_size=max(one.batch_size for one in done),
-        timings=timings(done, began),
+        timings=schemas.SearchTimings(**timings(done, began).model_dump(), search_ms=search_ms),
         request_id=request.state.request_id,
     )
 

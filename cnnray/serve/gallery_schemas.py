@@ -192,6 +192,12 @@ class RecognizedPhoto(BaseModel):
     error: Fault | None = None
 
 
+class SearchTimings(Timings):
+    """Of a request that looked somebody up in a gallery."""
+
+    search_ms: float = Field(description="what the gallery took: what changed, the search, and who it is")
+
+
 class Recognized(BaseModel):
     """The answer of /v1/galleries/{gallery}/recognize."""
 
@@ -200,7 +206,7 @@ class Recognized(BaseModel):
     gallery_version: int = Field(description="every change up to it was seen")
     images: list[RecognizedPhoto] = Field(description="one for each image of the request, in their order")
     batch_size: int = Field(description="images that shared a batch")
-    timings: Timings
+    timings: SearchTimings
     request_id: str
 
 
@@ -216,5 +222,5 @@ class ClaimedVerification(BaseModel):
     threshold: float = Field(description="least score")
     face: Face = Field(description="that was compared")
     found: int = Field(description="how many faces the image has")
-    timings: Timings
+    timings: SearchTimings
     request_id: str

@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 
 from cnnray.config import CalibrateConfig, EnrollConfig, RecordConfig
 from cnnray.data.calibrate_gallery import calibrate_gallery
-from cnnray.data.enroll_faces import contract_of, enroll_faces
+from cnnray.data.enroll_faces import enroll_faces
 from cnnray.data.feature_store import read_quarantine
 from cnnray.data.runs import read_manifest
 from cnnray.errors import DataError, GalleryError, OptionError, QuarantineError, RunFolderError
@@ -162,16 +162,6 @@ def test_another_embedder_is_refused_before_any_work(run, source, tmp_path):
         assert caught.value.code == "model_mismatch" and not (tmp_path / "out").exists()
 
 
-def test_an_embedder_with_a_verification_head_needs_a_threshold():
-    pipeline = FacePipeline.load()
-    t = pipeline.spec.threshold
-    assert contract_of(pipeline) == (pipeline.name, 128, 1 - t * t / 2)
-    pipeline._net.head = object  # as one that was trained with it
-    with pytest.raises(OptionError, match="--base-threshold"):
-        contract_of(pipeline)
-    assert contract_of(pipeline, 0.5).threshold == 0.5
-
-
 def test_photos_without_people_and_bad_names(tmp_path):
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "a.jpg").write_bytes(nobody())
@@ -257,11 +247,11 @@ def wait_for_faces(record, count, driver):
 def test_killed_at_any_moment_it_ends_with_the_same_content(run, source, tmp_path):
     _, place, manifest = run
     moments, record = random.Random(0), tmp_path / "r.db"
-    for _ in range(3):
+    for _ in range(2):
         driver = start(source, tmp_path)
         time.sleep(moments.uniform(1, 14))
         kill_all(driver)
-    for count in (1, 5, 9, 13):  # while it enrols
+    for count in (1, 5, 11):  # while it enrols
         driver = start(source, tmp_path)
         wait_for_faces(record, count, driver)
         time.sleep(moments.uniform(0, 0.3))

@@ -28,7 +28,6 @@ from cnnray.infer.gallery.results import Person
 from cnnray.infer.gallery.rows import Contract, NewFace
 from cnnray.ops.decode import decode
 from cnnray.serve.app import up
-from cnnray.serve.faces import NO_THRESHOLD, contract_of
 from cnnray.serve.galleries import OpenGalleries, deploy
 from tests.postgres import Server
 from tests.serve.test_segment import encoded
@@ -171,6 +170,7 @@ def test_one_photo_makes_a_person_known(client, gallery, people, alone):
     found = client.recognize(gallery, people[0][1], candidates=5)
     (face,) = found.faces
     assert (face.decision, face.identity.id, face.identity.name) == ("identified", "carlos", "Carlos Moyá")
+    assert 0 < found.timings["search_ms"] < found.timings["total_ms"]
     mine, other = (alone.predict([photo])[0].faces[0].embedding_D for photo in people[0])
     assert face.score == pytest.approx(float(mine @ other), abs=0.01)
     assert face.threshold == client.gallery(gallery).threshold and not face.calibrated
@@ -233,6 +233,9 @@ def test_a_face_that_is_somebody_else_already_is_refused(client, gallery, over_s
     answer = post(over_sqlite, f"{gallery}/identities/double/faces", [people[0][1]])
     problem = answer.json()
     assert (answer.status_code, problem["code"], problem["identity"]) == (409, "identity_conflict", "carlos")
+    with pytest.raises(ServiceError) as caught:
+        client.enroll(gallery, "impostor", people[0][1])
+    assert caught.value.details == {name: problem[name] for name in ("identity", "score", "threshold")}
     assert set(problem) == PROBLEM | {"identity", "score", "threshold"} and problem["score"] >= problem["threshold"]
     assert client.enroll(gallery, "double", people[0][0], accept_conflict=True).added == 1
     assert who(client, gallery, people[0][0]) == ["ambiguous"]
@@ -598,9 +601,3 @@ def test_a_record_that_cannot_be_opened_is_told_before_anything_starts(tmp_path)
     (tmp_path / "bad.db").write_bytes(b"no database at all" * 100)
     with pytest.raises(RecordError, match="damaged or something else"):
         up(ServeConfig(faces="dlib_resnet", record=str(tmp_path / "bad.db"), port=0))
-
-
-def test_an_embedder_with_a_head_has_no_threshold_of_cosines(alone, monkeypatch):
-    assert contract_of(alone) == (alone.name, 128, pytest.approx(0.9278))
-    monkeypatch.setattr(alone.embedder.net, "head", object())
-    assert contract_of(alone).threshold == NO_THRESHOLD > 1
