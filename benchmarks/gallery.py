@@ -9,16 +9,16 @@ About ten minutes, most of it for building the largest twice, and 4 GB of memory
                 covariance; a probe differs from its own as two photos of a person do. Only with --dim 128
 
 Claim, with 1,000,000 clustered: recall_at_1 at least 0.999, qps_ratio_vs_flat at least 15, p99_ms below 5,
-bytes_per_face at most 2.5 times the vector's 512. Last line, one JSON object: figures of the largest clustered size,
-and of all under "sizes":
+bytes_per_identity at most 2.5 times the vector's 512. Last line, one JSON object: figures of the largest clustered
+size, and of all under "sizes":
 
     recall_at_1         probes for which the index finds the same best identity as the flat index
     p50_ms, p99_ms      of one search
     qps, flat_qps       searches per second in batches of 1,000, in turn, medians
-    bytes_per_face      growth of the process's resident memory
-    load_s, build_s     all faces put in, in blocks; structure chosen and trained
+    bytes_per_identity  growth of the process's resident memory
+    load_s, build_s     all points put in, in blocks; structure chosen and trained
     save_s, restart_s   snapshot written; loaded, verified and first searched
-    change_ms           one face replaced, median
+    change_ms           one point replaced, median
     record_faces_per_s  from a SQLite record into an index
     record_ready_s      a gallery opened without a snapshot: read, built, snapshot written, first recognition
     ready_again_s       the same with the snapshot
@@ -44,7 +44,7 @@ from cnnray.infer.gallery.gallery import Gallery, create_gallery
 from cnnray.infer.gallery.index import FaceIndex
 from cnnray.infer.gallery.opening import load_index
 from cnnray.infer.gallery.record import Record
-from cnnray.infer.gallery.rows import Contract, Rows
+from cnnray.infer.gallery.rows import Contract
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("CNNRAY_DATA", ROOT.parent / "shared" / "data"))
@@ -108,7 +108,7 @@ def filled(faces):
     index, loading = FaceIndex(faces.shape[1]), time.perf_counter()
     for start in range(0, len(faces), BLOCK):
         ids = np.arange(start + 1, min(start + BLOCK, len(faces)) + 1)
-        index.apply(1, Rows(ids, ids, faces[start : start + BLOCK]), NOBODY)
+        index.apply(1, ids, faces[start : start + BLOCK], NOBODY)
     loading = time.perf_counter() - loading
     return index, loading, timed(index.build)[1]
 
@@ -121,21 +121,20 @@ def singles(index, probes):
 
 
 def changes(index, faces, count=50):
-    """Milliseconds to replace one face, median."""
+    """Milliseconds to replace one point, median."""
     ids = [np.array([face]) for face in range(1, count + 1)]
     return 1000 * statistics.median(
-        timed(lambda one=one: index.apply(2, Rows(one, one, faces[one - 1]), NOBODY))[1] for one in ids
+        timed(lambda one=one: index.apply(2, one, faces[one - 1], NOBODY))[1] for one in ids
     )
 
 
-def restart(index):
+def restart(index, probes):
     """Seconds to save, and from the snapshot to the first answer."""
     contract = {"benchmark": "gallery"}
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/snapshot"
         saving = timed(lambda: index.save(path, contract))[1]
-        probe = index.embeddings_of(np.array([1])).embeddings_ND
-        again = timed(lambda: FaceIndex.load(path, contract).search(probe, 1))[1]
+        again = timed(lambda: FaceIndex.load(path, contract).search(probes[:1], 1))[1]
     return {"save_s": round(saving, 2), "restart_s": round(again, 2)}
 
 
@@ -169,11 +168,11 @@ def measure(data, faces, probes, rounds):
     figures |= {
         "p50_ms": round(float(np.percentile(latencies, 50)), 3),
         "p99_ms": round(float(np.percentile(latencies, 99)), 3),
-        "bytes_per_face": round(held / len(faces)),
+        "bytes_per_identity": round(held / len(faces)),
         "bytes_ratio_vs_vector": round(held / faces.nbytes, 2),
         "load_s": round(loading, 2),
         "build_s": round(building, 2),
-        **restart(index),
+        **restart(index, probes),
         "change_ms": round(changes(index, faces), 3),
         **{name: about[name] for name in ("kind", "nprobe", "candidates", "refused")},
         "recall_at_build": about["recall"],

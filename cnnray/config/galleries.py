@@ -47,7 +47,7 @@ class RecordConfig:
             several machines can share.
         snapshots: folder on this machine's disk for the indexes of large galleries, from which they are ready again in
             seconds; "" is beside a SQLite file, and none for PostgreSQL.
-        exact_until: faces up to which every face is compared; in larger galleries an index chooses candidates.
+        exact_until: people up to which every one is compared; in larger galleries an index chooses candidates.
     """
 
     record: str = "galleries.db"

@@ -21,7 +21,6 @@ from cnnray.infer.gallery.building import Build
 from cnnray.infer.gallery.codes import Codes
 from cnnray.infer.gallery.index import FaceIndex
 from cnnray.infer.gallery.lock import ReadWriteLock
-from cnnray.infer.gallery.rows import Rows
 from cnnray.infer.gallery.snapshot import delete_snapshot
 
 NOBODY = np.zeros(0, np.int64)
@@ -36,14 +35,14 @@ def points(count, dim, seed=0):
     return unit(np.random.default_rng(seed).standard_normal((count, dim)))
 
 
-def nothing(dim):
-    return Rows(NOBODY, NOBODY, np.zeros((0, dim), np.float32))
+def remove(index, version, ids):
+    index.apply(version, NOBODY, np.zeros((0, index._num_features), np.float32), ids)
 
 
-def filled(vectors, identities=None, **options):
-    """An index of faces 1, 2, ..., of an identity each where none are given."""
-    index, ids = FaceIndex(vectors.shape[1], **options), np.arange(1, len(vectors) + 1)
-    index.apply(1, Rows(ids, ids if identities is None else identities, vectors), NOBODY)
+def filled(vectors, ids=None, **options):
+    """An index of identities 1, 2, ..., where none are given."""
+    index = FaceIndex(vectors.shape[1], **options)
+    index.apply(1, np.arange(1, len(vectors) + 1) if ids is None else ids, vectors, NOBODY)
     return index
 
 
@@ -55,20 +54,15 @@ def built(index, kind="ivf"):
     return index
 
 
-def approximated(vectors, identities=None, kind="ivf", **options):
-    return built(filled(vectors, identities, exact_until=500, **options), kind)
+def approximated(vectors, ids=None, kind="ivf", **options):
+    return built(filled(vectors, ids, exact_until=500, **options), kind)
 
 
-def oracle(faces, query, count, without=0):
-    """The best of faces {face: (identity, vector)} one after the other: [(score, identity, face)]."""
-    best = {}
-    for face, (identity, vector) in sorted(faces.items()):
-        score = np.einsum("d,d->", vector, query)
-        if identity != without and (identity not in best or score > best[identity][0]):
-            best[identity] = (score, face)
-    ranked = sorted((-score, identity, face) for identity, (score, face) in best.items())[:count]
-    found = [(-score, identity, face) for score, identity, face in ranked]
-    return found + [(-np.inf, -1, -1)] * (count - len(found))
+def oracle(people, query, count, without=0):
+    """The best of people {id: vector} one after the other: [(score, id)]."""
+    scores = [(-np.einsum("d,d->", vector, query), identity) for identity, vector in people.items()]
+    found = [(-score, identity) for score, identity in sorted(scores) if identity != without][:count]
+    return found + [(-np.inf, -1)] * (count - len(found))
 
 
 def as_list(found, at=0):
@@ -77,7 +71,7 @@ def as_list(found, at=0):
 
 def same(found, expected):
     """Ids the same, scores but for the last bits, in which ways to add up differ."""
-    assert [row[1:] for row in found] == [row[1:] for row in expected]
+    assert [row[1] for row in found] == [row[1] for row in expected]
     np.testing.assert_allclose([row[0] for row in found], [row[0] for row in expected], atol=1e-6)
 
 
@@ -86,23 +80,33 @@ class Model:
 
     def __init__(self, index, dim, seed):
         self.index, self.rng, self.dim = index, np.random.default_rng(seed), dim
-        self.faces, self.next, self.pool = {}, 1, points(2, dim, seed + 100)
+        self.people, self.next, self.pool = {}, 1, points(2, dim, seed + 100)
+
+    def add(self, vectors):
+        """People of the next ids."""
+        ids = np.arange(self.next, self.next + len(vectors))
+        self.index.apply(self.index.version + 1, ids, vectors, NOBODY)
+        self.people |= zip(ids.tolist(), vectors, strict=True)
+        self.next += len(vectors)
 
     def change(self, most=6):
-        removed = [face for face in self.faces if self.rng.random() < 0.1] + [self.next + 1000]
-        replaced = [face for face in self.faces if self.rng.random() < 0.05]
+        removed = [identity for identity in self.people if self.rng.random() < 0.1] + [self.next + 1000]
+        replaced = [identity for identity in self.people if self.rng.random() < 0.05]
         fresh = list(range(self.next, self.next + int(self.rng.integers(most))))
         self.next += len(fresh)
-        ids = np.array(replaced + fresh, np.int64)
-        identities = self.rng.integers(1, 12, len(ids))
-        vectors = points(len(ids), self.dim, int(self.rng.integers(2**31))) if len(ids) else nothing(self.dim)[2]
+        ids = self.rng.permutation(np.array(replaced + fresh, np.int64))
+        vectors = points(len(ids), self.dim, int(self.rng.integers(2**31)))
         copies = self.rng.random(len(ids)) < 0.5  # of the same photo: ties
         vectors[copies] = self.pool[self.rng.integers(len(self.pool), size=int(copies.sum()))]
-        self.index.apply(self.index.version + 1, Rows(ids, identities, vectors), np.array(removed, np.int64))
-        for face in removed:
-            self.faces.pop(face, None)
-        for face, identity, vector in zip(ids.tolist(), identities.tolist(), vectors, strict=True):
-            self.faces[face] = (identity, vector)
+        self.index.apply(self.index.version + 1, ids, vectors, np.array(removed, np.int64))
+        for identity in removed:
+            self.people.pop(identity, None)
+        self.people |= zip(ids.tolist(), vectors, strict=True)
+
+    def check_points(self):
+        ids, vectors = self.index.points()
+        assert len(self.index) == len(self.people) and ids.tolist() == sorted(self.people)
+        assert all(np.array_equal(vector, self.people[identity]) for identity, vector in zip(ids, vectors, strict=True))
 
     def queries(self, count):
         some = self.pool[self.rng.integers(len(self.pool), size=count)]
@@ -111,20 +115,15 @@ class Model:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 14), st.integers(1, 40))
-def test_all_faces_compared_one_after_the_other_give_the_same(seed, count, changes):
+def test_all_compared_one_after_the_other_give_the_same(seed, count, changes):
     model = Model(FaceIndex(8), 8, seed)
     for _ in range(changes):
         model.change()
-    queries, without = model.queries(5), model.rng.integers(0, 12, 5)
+    queries, without = model.queries(5), model.rng.integers(0, model.next, 5)
     found = model.index.search(queries, count, without_N=without)
     for at in range(5):
-        same(as_list(found, at), oracle(model.faces, queries[at], count, without[at]))
-    rows = model.index.rows()
-    assert rows.face_ids_N.tolist() == sorted(model.faces)
-    assert len(model.index) == len(model.faces)
-    assert model.index.num_identities == len({identity for identity, _ in model.faces.values()})
-    for face, identity, vector in zip(*rows, strict=True):
-        assert identity == model.faces[face][0] and np.array_equal(vector, model.faces[face][1])
+        same(as_list(found, at), oracle(model.people, queries[at], count, without[at]))
+    model.check_points()
 
 
 @pytest.mark.parametrize("kind", ["ivf", "pq"])
@@ -132,22 +131,17 @@ def test_all_faces_compared_one_after_the_other_give_the_same(seed, count, chang
 def test_changes_reach_the_codes(seed, kind):
     dim, count = 32, 900
     model = Model(FaceIndex(dim, exact_until=500), dim, seed)
-    vectors, ids = points(count, dim, seed), np.arange(1, count + 1)
-    model.index.apply(1, Rows(ids, ids + 100, vectors), NOBODY)
-    model.faces = {int(face): (int(face) + 100, vector) for face, vector in zip(ids, vectors, strict=True)}
-    model.next = count + 1
+    model.add(points(count, dim, seed))
     built(model.index, kind)
     for _ in range(12):
         model.change(most=120)
         queries = model.queries(20)
         found = model.index.search(queries, 5)
         for at in range(20):
-            expected = oracle(model.faces, queries[at], 5)
-            same(as_list(found, at)[:1], expected[:1])
-            for score, identity, face in as_list(found, at):  # whatever is found is there, and scored exactly
-                assert model.faces[face][0] == identity
-                assert score == pytest.approx(float(model.faces[face][1] @ queries[at]), abs=1e-6)
-    assert len(model.index._approximation.codes) == len(model.faces) != count
+            same(as_list(found, at)[:1], oracle(model.people, queries[at], 1))
+            for score, identity in as_list(found, at):  # whoever is found is there, and scored exactly
+                assert score == pytest.approx(float(model.people[identity] @ queries[at]), abs=1e-6)
+    assert len(model.index._approximation.codes) == len(model.people) != count
 
 
 def test_scores_are_cosines():
@@ -160,21 +154,21 @@ def test_scores_are_cosines():
 
 @pytest.mark.parametrize("queries", [1, 100])
 @pytest.mark.parametrize("count", [1, 10, 200])
-def test_removed_faces_never_come_back(count, queries):
+def test_who_is_removed_never_comes_back(count, queries):
     vectors = points(3000, 16)
     index = filled(vectors)
     removed = np.random.default_rng(1).choice(np.arange(1, 3001), 2900, replace=False)
-    index.apply(2, nothing(16), removed)
+    remove(index, 2, removed)
     found = index.search(vectors[removed[:queries] - 1], count)
-    assert not np.isin(found.face_ids_NK, removed).any() and not np.isnan(found.scores_NK).any()
-    assert (found.face_ids_NK > 0).sum(1).tolist() == [min(count, 100)] * queries
+    assert not np.isin(found.identity_ids_NK, removed).any() and not np.isnan(found.scores_NK).any()
+    assert (found.identity_ids_NK > 0).sum(1).tolist() == [min(count, 100)] * queries
 
 
 @pytest.mark.parametrize("build", ["", "ivf", "pq"])
 def test_a_removed_embedding_is_nowhere(tmp_path, build):
     vectors = points(800, 16)
     index = approximated(vectors, kind=build) if build else filled(vectors)
-    index.apply(2, nothing(16), np.array([7, 300]))
+    remove(index, 2, np.array([7, 300]))
     index.save(str(tmp_path / "s"), CONTRACT)
     held = (tmp_path / "s" / "embeddings.f32").read_bytes()
     assert vectors[10].tobytes() in held
@@ -186,7 +180,7 @@ def test_a_removed_embedding_is_nowhere(tmp_path, build):
 def test_slots_are_used_again():
     index = filled(points(100, 16))
     for version in range(2, 30):
-        index.apply(version, Rows(np.arange(1, 101), np.arange(1, 101), points(100, 16, version)), NOBODY)
+        index.apply(version, np.arange(1, 101), points(100, 16, version), NOBODY)
     assert index._vectors.num_slots == 100 and len(index) == 100
 
 
@@ -194,10 +188,10 @@ def test_slots_are_used_again():
 def test_equal_scores_are_ranked_by_identity(build):
     vectors = points(1000, 32)
     vectors[400:460] = vectors[400]
-    identities = np.arange(5000, 4000, -1)
-    index = approximated(vectors, identities, build) if build else filled(vectors, identities)
+    ids = np.arange(5000, 4000, -1)
+    index = approximated(vectors, ids, build) if build else filled(vectors, ids)
     found = index.search(vectors[400:401], 3)
-    assert found.identity_ids_NK.tolist() == [sorted(identities[400:460])[:3]]
+    assert found.identity_ids_NK.tolist() == [sorted(ids[400:460])[:3]]
     assert len(set(found.scores_NK[0].tolist())) == 1
 
 
@@ -205,19 +199,19 @@ def test_an_empty_index_finds_nobody():
     index = FaceIndex(8)
     found = index.search(points(2, 8), 3)
     assert found.scores_NK.tolist() == [[-np.inf] * 3] * 2
-    assert found.identity_ids_NK.tolist() == found.face_ids_NK.tolist() == [[-1] * 3] * 2
+    assert found.identity_ids_NK.tolist() == [[-1] * 3] * 2
     assert index.compare(points(1, 8), np.array([1])).tolist() == [-np.inf]
-    assert len(index) == index.num_identities == len(index.rows().face_ids_N) == 0
+    assert len(index) == len(index.points()[0]) == 0 and index.points()[1].shape == (0, 8)
     index.build()
     assert index.describe()["kind"] == "exact" and not index.needs_build
     assert index.search(np.zeros((0, 8), np.float32), 3).scores_NK.shape == (0, 3)
 
 
 def test_fewer_identities_than_asked_for():
-    vectors = points(4, 8)
-    found = filled(vectors, np.array([1, 1, 2, 2])).search(vectors[:1], 4)
-    assert sorted(found.identity_ids_NK[0].tolist()) == [-1, -1, 1, 2]
-    assert found.scores_NK[0, 2:].tolist() == [-np.inf, -np.inf] and found.face_ids_NK[0, 2:].tolist() == [-1, -1]
+    vectors = points(2, 8)
+    found = filled(vectors).search(vectors[:1], 4)
+    assert found.identity_ids_NK[0].tolist() == [1, 2, -1, -1]
+    assert found.scores_NK[0, 2:].tolist() == [-np.inf, -np.inf]
 
 
 @pytest.mark.parametrize("build", ["", "ivf", "pq"])
@@ -231,23 +225,21 @@ def test_somebody_is_left_out(build):
 
 
 def test_a_gallery_of_one_without_that_one_is_empty():
-    found = filled(points(30, 8), np.full(30, 5)).search(points(1, 8), 2, without_N=np.array([5]))
+    found = filled(points(1, 8), np.array([5])).search(points(1, 8), 2, without_N=np.array([5]))
     assert found.identity_ids_NK.tolist() == [[-1, -1]]
 
 
-@pytest.mark.parametrize("build", ["", "ivf", "pq"])
-def test_many_faces_of_one_do_not_hide_the_second(build):
-    rng, dim = np.random.default_rng(0), 32
-    crowd = unit(points(1, dim) + 0.02 * rng.standard_normal((5000, dim)))
-    others = points(2000, dim, 1)
-    second = unit(points(1, dim)[0] + 0.9 * others[77])
-    vectors = np.concatenate([crowd, others, second[None]])
-    identities = np.concatenate([np.full(5000, 1), np.arange(2, 2002), [5555]])
-    index = approximated(vectors, identities, build, least_recall=0.5) if build else filled(vectors, identities)
-    found = index.search(points(1, dim), 3)
-    assert found.identity_ids_NK[0, :2].tolist() == [1, 5555]
-    best = {identity: (vectors[identities == identity] @ points(1, dim)[0]).max() for identity in set(identities)}
-    assert found.identity_ids_NK[0].tolist() == sorted(best, key=best.get)[:-4:-1]
+@pytest.mark.parametrize("count", [1, 5, 40])
+def test_of_many_with_one_photo_the_lowest_ids_are_found(count):
+    """Also those that hardly differ from it, where they belong, and the one in front without who is left out."""
+    vectors, ids = np.repeat(points(1, 32), 3000, axis=0), np.random.default_rng(0).permutation(3000) + 1
+    vectors[:20] = unit(vectors[:20] + 0.02 * points(20, 32, 1))
+    index, people = filled(vectors, ids), dict(zip(ids.tolist(), vectors, strict=True))
+    without = np.array([0, ids[0], ids[2000], np.sort(ids[20:])[0]])
+    queries = np.concatenate([vectors[:2], vectors[20:22]])
+    found = index.search(queries, count, without_N=without)
+    for at in range(4):
+        same(as_list(found, at), oracle(people, queries[at], count, without[at]))
 
 
 def test_copies_of_one_photo_do_not_hide_a_face_beside_them():
@@ -265,7 +257,7 @@ def test_copies_of_one_photo_do_not_hide_a_face_beside_them():
     assert (scores.argmax(1) == np.arange(10_000, 10_200)).all()
     assert ((scores[:, :1] > scores[:, 10_200:].max(1, keepdims=True)).mean()) > 0.9
     found = index.search(probes, 1)
-    assert found.face_ids_NK[:, 0].tolist() == list(range(10_001, 10_201))
+    assert found.identity_ids_NK[:, 0].tolist() == list(range(10_001, 10_201))
     # and a probe of the photo itself finds the first of the copies
     assert index.search(vectors[:1], 2).identity_ids_NK.tolist() == [[1, 2]]
 
@@ -282,21 +274,21 @@ BAD = [
 @pytest.mark.parametrize(("vectors", "error", "expected"), BAD)
 def test_bad_embeddings_change_nothing(vectors, error, expected):
     index = filled(points(3, 8))
-    before = index.rows()
+    before = index.points()
     with pytest.raises(error, match=expected):
-        index.apply(2, Rows(np.array([9]), np.array([9]), vectors), np.array([1]))
+        index.apply(2, np.array([9]), vectors, np.array([1]))
     with pytest.raises(error, match=expected):
         index.search(vectors, 1)
     with pytest.raises(error, match=expected):
         index.compare(vectors, np.array([1]))
-    assert index.version == 1 and all(map(np.array_equal, index.rows(), before))
+    assert index.version == 1 and all(map(np.array_equal, index.points(), before))
 
 
-@pytest.mark.parametrize(("faces", "identities"), [([9], [9, 10]), ([0], [9]), ([9], [-1])])
-def test_bad_ids_change_nothing(faces, identities):
+@pytest.mark.parametrize("ids", [[9, 10], [], [0], [-1]])
+def test_bad_ids_change_nothing(ids):
     index = filled(points(3, 8))
     with pytest.raises(OptionError, match="ids"):
-        index.apply(2, Rows(np.array(faces), np.array(identities), points(1, 8)), np.array([1]))
+        index.apply(2, np.array(ids), points(1, 8), np.array([1]))
     assert index.version == 1 and len(index) == 3
 
 
@@ -307,36 +299,34 @@ def test_lengths_within_a_thousandth_are_taken():
         filled(vector * np.float32(1.0011))
 
 
-def test_of_a_face_that_comes_twice_the_last_counts():
+def test_of_one_that_comes_twice_the_last_counts():
     vectors = points(2, 8)
     index = FaceIndex(8)
-    index.apply(3, Rows(np.array([4, 4]), np.array([1, 2]), vectors), NOBODY)
-    assert index.version == 3 and index.rows().identity_ids_N.tolist() == [2]
-    assert np.array_equal(index.rows().embeddings_ND, vectors[1:])
+    index.apply(3, np.array([4, 4]), vectors, NOBODY)
+    assert index.version == 3 and index.points()[0].tolist() == [4]
+    assert np.array_equal(index.points()[1], vectors[1:])
 
 
-def test_compare_takes_the_best_face():
-    vectors = points(60, 8)
-    index = filled(vectors, np.repeat(np.arange(1, 21), 3))
-    index.apply(2, nothing(8), np.array([1, 2, 3, 6]))
-    queries, claimed = points(5, 8, 1), np.array([2, 20, 1, 999, 0])
+def test_compare_is_with_those_who_are_named():
+    vectors = points(20, 8)
+    index = filled(vectors)
+    remove(index, 2, np.array([1, 3]))
+    queries, claimed = points(6, 8, 1), np.array([2, 20, 1, 999, 0, 2])
     scores = index.compare(queries, claimed)
-    np.testing.assert_allclose(
-        scores[:2], [(vectors[3:5] @ queries[0]).max(), (vectors[57:] @ queries[1]).max()], atol=1e-6
-    )
-    assert scores[2:].tolist() == [-np.inf] * 3
+    np.testing.assert_allclose(scores[[0, 1, 5]], (vectors[[1, 19, 1]] * queries[[0, 1, 5]]).sum(1), atol=1e-6)
+    assert scores[2:5].tolist() == [-np.inf] * 3
+    found = index.search(queries[:1], 20)
+    assert scores[0] == found.scores_NK[found.identity_ids_NK == 2]
 
 
 def test_what_is_given_out_is_a_copy():
     vectors = points(5, 8)
     index = filled(vectors, np.array([5, 4, 3, 2, 1]))
-    some = index.embeddings_of(np.array([4, 77, 2]))
-    assert some.face_ids_N.tolist() == [4, 2] and some.identity_ids_N.tolist() == [2, 4]
-    assert np.array_equal(some.embeddings_ND, vectors[[3, 1]])
-    for rows in (some, index.rows()):
-        rows.embeddings_ND[:] = 0
-    vectors[:] = 0
-    assert np.linalg.norm(index.rows().embeddings_ND, axis=1) == pytest.approx([1] * 5)
+    ids, embeddings = index.points()
+    assert ids.tolist() == [1, 2, 3, 4, 5] and np.array_equal(embeddings, vectors[::-1])
+    ids[:] = embeddings[:] = vectors[:] = 0
+    assert index.points()[0].tolist() == [1, 2, 3, 4, 5]
+    assert np.linalg.norm(index.points()[1], axis=1) == pytest.approx([1] * 5)
 
 
 # ---- building --------------------------------------------------------------------------------------------------------
@@ -345,35 +335,33 @@ def test_what_is_given_out_is_a_copy():
 def test_when_to_build():
     index = filled(points(500, 16), exact_until=500)
     assert not index.needs_build
-    index.apply(2, Rows(np.array([501]), np.array([501]), points(1, 16, 1)), NOBODY)
+    index.apply(2, np.array([501]), points(1, 16, 1), NOBODY)
     assert index.needs_build
     index.build()
     assert not index.needs_build and index.describe()["kind"] != "exact"
-    more = np.arange(502, 1003)
-    index.apply(3, Rows(more, more, points(501, 16, 2)), NOBODY)
+    index.apply(3, np.arange(502, 1003), points(501, 16, 2), NOBODY)
     assert not index.needs_build
-    index.apply(4, Rows(np.array([1003]), np.array([1003]), points(1, 16, 3)), NOBODY)
+    index.apply(4, np.array([1003]), points(1, 16, 3), NOBODY)
     assert index.needs_build
     index.build()
-    index.apply(5, nothing(16), np.arange(251, 1004))
+    remove(index, 5, np.arange(251, 1004))
     assert index.needs_build
     index.build()
     assert not index.needs_build and index.describe()["kind"] == "exact"
 
 
 def test_describe():
-    index = approximated(points(2000, 32), np.arange(2000) // 2 + 1)
-    about = index.describe()
-    assert about["faces"] == 2000 and about["identities"] == 1000 and about["version"] == 1
+    about = approximated(points(2000, 32)).describe()
+    assert about["identities"] == 2000 and about["version"] == 1
     assert about["recall"] >= 0.9995 and about["nprobe"] >= 1 and about["candidates"] >= 32 and about["refused"] == []
-    assert 4 * 32 < about["bytes_per_face"] < 4 * 32 + 400
+    assert 4 * 32 < about["bytes_per_identity"] < 4 * 32 + 250
     json.dumps(about)
     exact = filled(points(20, 32)).describe()
     assert (exact["kind"], exact["recall"], exact["nprobe"], exact["candidates"]) == ("exact", 1.0, 0, 0)
 
 
 def test_what_finds_too_little_is_refused():
-    """Thousands of faces that differ less than their codes tell."""
+    """Thousands of points that differ less than their codes tell."""
     crowd = unit(points(1, 512) + 0.004 * np.random.default_rng(0).standard_normal((2500, 512)))
     vectors = np.concatenate([crowd, points(500, 512, 1)])
     index = filled(vectors, exact_until=500)
@@ -413,7 +401,7 @@ def test_other_probes_find_as_many():
     vectors = points(20_000, 64)
     index = approximated(vectors)
     probes = unit(vectors[:3000] + 0.16 * np.random.default_rng(5).standard_normal((3000, 64)))
-    found = index.search(probes, 1).face_ids_NK[:, 0]
+    found = index.search(probes, 1).identity_ids_NK[:, 0]
     assert (found == (probes @ vectors.T).argmax(1) + 1).mean() >= 0.998
 
 
@@ -456,7 +444,7 @@ def test_of_a_removed_code_no_bit_is_left(given):
     assert len(codes) == 3
 
 
-def test_a_face_whose_list_was_guessed_wrong_is_cleared_all_the_same():
+def test_a_point_whose_list_was_guessed_wrong_is_cleared_all_the_same():
     vectors = points(900, 16)
     codes, fresh = Codes.train("ivf", vectors, 900), Codes.train("ivf", vectors, 900)
     codes.add(np.arange(900), vectors)
@@ -485,33 +473,33 @@ def test_searches_and_changes_go_on_while_an_index_is_built(monkeypatch, part, n
         building = pool.submit(index.build)
         try:
             assert paused.wait(60)
-            index.apply(2, Rows(np.arange(3001, 3301), np.arange(3001, 3301), fresh), np.arange(1, 601))
-            index.apply(3, nothing(32), np.arange(3001, 3101))
-            assert index.search(fresh[150:151], 1).face_ids_NK.tolist() == [[3151]]
+            index.apply(2, np.arange(3001, 3301), fresh, np.arange(1, 601))
+            remove(index, 3, np.arange(3001, 3101))
+            assert index.search(fresh[150:151], 1).identity_ids_NK.tolist() == [[3151]]
             assert index.describe()["kind"] == "exact"
         finally:
             go_on.set()
         building.result()
     assert index.describe()["kind"] != "exact" and index.version == 3
     assert len(index._approximation.codes) == len(index) == 1600
-    found = index.search(np.concatenate([fresh[100:], vectors[600:900]]), 1).face_ids_NK[:, 0]
+    found = index.search(np.concatenate([fresh[100:], vectors[600:900]]), 1).identity_ids_NK[:, 0]
     assert (found == np.concatenate([np.arange(3101, 3301), np.arange(601, 901)])).mean() > 0.99
-    gone = index.search(np.concatenate([fresh[:100], vectors[:600]]), 5).face_ids_NK
+    gone = index.search(np.concatenate([fresh[:100], vectors[:600]]), 5).identity_ids_NK
     assert not np.isin(gone, np.concatenate([np.arange(3001, 3101), np.arange(1, 601)])).any()
 
 
 def test_changes_all_through_builds_are_kept():
     dim = 32
     model = Model(FaceIndex(dim, exact_until=500), dim, 3)
-    ids, vectors = np.arange(1, 1501), points(1500, dim)
-    model.index.apply(1, Rows(ids, ids, vectors), NOBODY)
-    model.faces = {int(face): (int(face), vector) for face, vector in zip(ids, vectors, strict=True)}
-    model.next, done = 1501, threading.Event()
+    model.add(points(1500, dim))
+    done = threading.Event()
 
     def build():
-        for _ in range(3):
-            model.index.build()
-        done.set()
+        try:
+            for _ in range(3):
+                model.index.build()
+        finally:
+            done.set()
 
     with ThreadPoolExecutor(1) as pool:
         building = pool.submit(build)
@@ -519,12 +507,24 @@ def test_changes_all_through_builds_are_kept():
             model.change(most=200)
             time.sleep(0.01)
         building.result()
-    rows = model.index.rows()
-    assert rows.face_ids_N.tolist() == sorted(model.faces)
+    model.check_points()
     if (approximation := model.index._approximation) is not None:
-        assert len(approximation.codes) == len(model.faces)
-    found = model.index.search(rows.embeddings_ND, 1)
+        assert len(approximation.codes) == len(model.people)
+    found = model.index.search(model.index.points()[1], 1)
     assert (found.scores_NK[:, 0] > 1 - 1e-5).mean() > 0.99
+
+
+def test_where_all_are_replaced_meanwhile_nothing_is_known_of_the_recall(monkeypatch):
+    index, original = filled(points(600, 16), exact_until=500), Build._measure
+
+    def measure(*args):
+        index.apply(2, np.arange(1, 601), points(600, 16, 1), NOBODY)
+        return original(*args)
+
+    monkeypatch.setattr(Build, "_measure", measure)
+    index.build()
+    assert index.describe()["kind"] == "exact" and index.describe()["refused"] == [("ivf", 0.0), ("pq", 0.0)]
+    assert index.search(points(600, 16, 1), 1).identity_ids_NK[:, 0].tolist() == list(range(1, 601))
 
 
 def test_a_failed_build_leaves_what_was_there(monkeypatch):
@@ -533,7 +533,7 @@ def test_a_failed_build_leaves_what_was_there(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         index.build()
     assert index.describe()["kind"] != "exact"
-    index.apply(2, nothing(16), np.array([1]))
+    remove(index, 2, np.array([1]))
     assert index._build is None and len(index._approximation.codes) == 799
 
 
@@ -542,7 +542,7 @@ def test_a_failed_build_leaves_what_was_there(monkeypatch):
 
 @pytest.mark.parametrize("build", ["", "ivf", "pq"])
 def test_searches_see_whole_changes(build):
-    """Two faces of an identity are swapped for two others at once, again and again: each search finds one pair."""
+    """Two people are swapped for two others at once, again and again: each search finds one pair."""
     vectors = points(800, 16)
     index = approximated(vectors, kind=build) if build else filled(vectors)
     pairs, stop, wrong = points(4, 16, 7).reshape(2, 2, 16), threading.Event(), []
@@ -553,14 +553,14 @@ def test_searches_see_whole_changes(build):
             if scores.tolist() not in ([True, True, False, False], [False, False, True, True]):
                 wrong.append(scores)
 
-    index.apply(2, Rows(np.array([901, 902]), np.array([1000, 1000]), pairs[0]), NOBODY)
+    index.apply(2, np.array([901, 902]), pairs[0], NOBODY)
     threads = [threading.Thread(target=search) for _ in range(3)]
     for thread in threads:
         thread.start()
     try:
         for version in range(3, 203):
             new, old = (np.array([901, 902]) + 2 * ((version + other) % 2) for other in (0, 1))
-            index.apply(version, Rows(new, np.array([1000, 1000]), pairs[(version) % 2]), old)
+            index.apply(version, new, pairs[version % 2], old)
     finally:
         stop.set()
         for thread in threads:
@@ -622,24 +622,25 @@ def test_readers_are_together_and_a_writer_is_alone():
 @pytest.mark.parametrize("build", ["", "ivf", "pq"])
 def test_a_snapshot_is_the_index(tmp_path, build):
     vectors, folder = points(900, 24), str(tmp_path / "below" / "snapshot")
-    index = approximated(vectors, np.arange(900) // 2 + 1, build) if build else filled(vectors, np.arange(900) // 2 + 1)
-    index.apply(9, nothing(24), np.arange(100, 150))
+    ids = np.arange(900, 0, -1)
+    index = approximated(vectors, ids, build) if build else filled(vectors, ids)
+    remove(index, 9, np.arange(100, 150))
     index.save(folder, CONTRACT)
     again = FaceIndex.load(folder, CONTRACT, exact_until=500)
     assert again.describe() == index.describe() and again.version == 9
     assert again.needs_build is (build == "")
-    assert all(map(np.array_equal, again.rows(), index.rows()))
+    assert all(map(np.array_equal, again.points(), index.points()))
     assert all(map(np.array_equal, again.search(vectors, 4), index.search(vectors, 4)))
     for one in (index, again):
-        one.apply(10, Rows(np.arange(2001, 2101), np.arange(2001, 2101), points(100, 24, 1)), np.arange(1, 50))
-    assert all(map(np.array_equal, again.rows(), index.rows()))
+        one.apply(10, np.arange(2001, 2101), points(100, 24, 1), np.arange(1, 50))
+    assert all(map(np.array_equal, again.points(), index.points()))
     assert all(map(np.array_equal, again.search(vectors, 4), index.search(vectors, 4)))
 
 
 def test_an_empty_index_has_a_snapshot(tmp_path):
     FaceIndex(8).save(str(tmp_path / "s"), {})
     again = FaceIndex.load(str(tmp_path / "s"), {})
-    assert len(again) == 0 and again.search(points(1, 8), 1).face_ids_NK.tolist() == [[-1]]
+    assert len(again) == 0 and again.search(points(1, 8), 1).identity_ids_NK.tolist() == [[-1]]
 
 
 def beside(snapshot):
@@ -659,7 +660,7 @@ def damaged(snapshot, tmp_path):
     return shutil.copytree(snapshot, tmp_path / "s")
 
 
-NAMES = ["card.json", "codes.faiss", "embeddings.f32", "face_ids.i64", "identity_ids.i64"]
+NAMES = ["card.json", "codes.faiss", "embeddings.f32", "identity_ids.i64"]
 
 
 def test_the_files_of_a_snapshot(snapshot):
@@ -720,7 +721,7 @@ def test_a_failed_save_leaves_the_old_snapshot(tmp_path, monkeypatch):
     folder = str(tmp_path / "s")
     index = filled(points(5, 8))
     index.save(folder, CONTRACT)
-    index.apply(2, nothing(8), np.array([1]))
+    remove(index, 2, np.array([1]))
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         with pytest.raises(StorageError, match="no space"):
@@ -748,7 +749,7 @@ def test_kills_leave_a_whole_snapshot_or_none(tmp_path):
     def save(started):
         for version in range(1, 1_000_000):
             index = filled(points(50 + version % 7, 8, version % 7))
-            index.apply(version, nothing(8), NOBODY)
+            remove(index, version, NOBODY)
             index.save(str(folder), CONTRACT)
             started.set()
 
@@ -764,7 +765,7 @@ def test_kills_leave_a_whole_snapshot_or_none(tmp_path):
             continue
         index = FaceIndex.load(str(folder), CONTRACT)
         kind = index.version % 7
-        assert np.array_equal(index.rows().embeddings_ND, points(50 + kind, 8, kind))
+        assert np.array_equal(index.points()[1], points(50 + kind, 8, kind))
         versions.add(index.version)
     assert len(versions) > 1
     filled(points(5, 8)).save(str(folder), CONTRACT)

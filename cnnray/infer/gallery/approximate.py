@@ -1,6 +1,6 @@
-"""Candidates from compressed embeddings, and how many of them so that hardly any face is missed.
+"""Candidates from compressed embeddings, and how many of them so that hardly anybody is missed.
 
-Kinds: "ivf" looks only into the lists of codes nearest to a query, "pq" at the codes of all faces. Candidates are then
+Kinds: "ivf" looks only into the lists of codes nearest to a query, "pq" at the codes of all points. Candidates are then
 compared exactly, by others.
 
 Legend: N queries, P probes, W candidates of each, D numbers of an embedding.
@@ -40,7 +40,7 @@ class Setting(NamedTuple):
 
 
 class Approximation(NamedTuple):
-    """What chooses candidates: one of KINDS, codes of all faces, and how much of them is searched."""
+    """What chooses candidates: one of KINDS, codes of all points, and how much of them is searched."""
 
     kind: str
     codes: Codes
@@ -52,24 +52,24 @@ class Approximation(NamedTuple):
 
 
 def make_probes(sample_ND: Floats, rng: np.random.Generator) -> Floats:
-    """Other pictures of some of the sample's faces, as far as can be had without any: [P, D], length 1.
+    """Pictures of some of the sample's people, as far as can be had without any: [P, D], length 1.
 
-    A face and the difference of two others: it varies as faces of the gallery do among themselves. On isotropic data
-    the cosine to its face is 0.69, and to one of the other two 0.51; on real embeddings both are higher.
+    A point and the difference of two others: it varies as points of the gallery do among themselves. On isotropic data
+    the cosine to its point is 0.69, and to one of the other two 0.51; on real embeddings both are higher.
     """
     count = min(NUM_PROBES, len(sample_ND))
     picked = [rng.choice(len(sample_ND), count, replace=False) for _ in range(3)]
-    face_PD, plus_PD, minus_PD = (sample_ND[some] for some in picked)
-    probes_PD = face_PD + _NOISE * (plus_PD - minus_PD)
+    point_PD, plus_PD, minus_PD = (sample_ND[some] for some in picked)
+    probes_PD = point_PD + _NOISE * (plus_PD - minus_PD)
     faiss.normalize_L2(probes_PD)
     return probes_PD
 
 
 def doubtful(found_N: Floats, guesses_NW: Floats, slots_NW: Ids) -> NDArray[np.bool_]:
-    """Whether candidates may not be enough: of more of them, or of all faces, another may be the best.
+    """Whether candidates may not be enough: of more of them, or of all, another may be the best.
 
     So it is if the last candidate may be better than what was found, or if a large part of them have one code: many
-    copies of one photo can stand in front of the right face. Codes are compared coarsely, so that a few equal guesses
+    copies of one photo can stand in front of the right one. Codes are compared coarsely, so that a few equal guesses
     among hundreds mean nothing.
 
     Args:
@@ -88,7 +88,7 @@ def try_settings(num_lists: int, best_P: Floats, scores_PW: Floats, guesses_PW: 
 
     Args:
         num_lists: that gave the candidates.
-        best_P: cosine of the best face of all.
+        best_P: cosine of the best point of all.
         scores_PW: of the candidates, exact.
         guesses_PW, slots_PW: see `Codes.search`.
     """
@@ -115,6 +115,6 @@ def cheapest(settings: list[Setting], codes: Codes, least_recall: float) -> Sett
 
 
 def cost(setting: Setting, codes: Codes) -> float:
-    """Microseconds of a query, as measured on one core with 1,000,000 faces of 128 numbers."""
+    """Microseconds of a query, as measured on one core with 1,000,000 points of 128 numbers."""
     lists = setting.num_lists * (1 + 0.003 * len(codes) / codes.num_lists)
     return lists + 0.3 * setting.num_candidates + 0.03 * setting.doubted * len(codes)

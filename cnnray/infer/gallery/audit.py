@@ -50,6 +50,12 @@ def last_hash(connection: sa.Connection, token: str, version: int) -> str:
     return str(found or FIRST)
 
 
+def last_action(connection: sa.Connection, token: str) -> str:
+    """What the last entry of a gallery's chain says was done; "" where there is none."""
+    query = sa.select(audit.c.action).where(audit.c.token == token)
+    return str(connection.execute(query.order_by(audit.c.number.desc()).limit(1)).scalar() or "")
+
+
 def verify(connection: sa.Connection, token: str, known_hash: str = "") -> int:
     """Read a gallery's chain from its first entry to its last.
 

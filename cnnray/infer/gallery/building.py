@@ -1,6 +1,6 @@
 """Choosing and training what suits a gallery, while it is searched and changed.
 
-Legend: N faces, P probes, W candidates of each, D numbers of an embedding.
+Legend: N points, P probes, W candidates of each, D numbers of an embedding.
 """
 
 import threading
@@ -21,7 +21,7 @@ _AT_ONCE = 64  # probes, for which changes wait
 
 
 class Probes(NamedTuple):
-    """Queries [P, D] of `approximate.make_probes`, and of each the best cosine of all faces and that face's slot."""
+    """Queries [P, D] of `approximate.make_probes`, and of each the best cosine of all points and that point's slot."""
 
     queries_PD: Floats
     best_P: Floats
@@ -87,7 +87,7 @@ class Build:
         codes.add(live, embeddings_ND)
 
     def _take_touched(self) -> tuple[Ids, Ids, Floats]:
-        """Slots that changed, those of them that hold a face, and its embedding."""
+        """Slots that changed, those of them that hold a point, and its embedding."""
         touched = self._all_touched()
         self.touched = []
         live = self._vectors.live(touched)
@@ -98,13 +98,13 @@ class Build:
 
     def _sample(self) -> Floats:
         with self._changing:
-            live = np.flatnonzero(self._vectors.face_ids_S)
+            live = np.flatnonzero(self._vectors.ids_S)
             picked = self._rng.choice(live, min(len(live), approximate.TRAINED_ON), replace=False)
             sample_ND: Floats = self._vectors.embeddings_SD[np.sort(picked)]
             return sample_ND
 
     def _copies(self) -> Iterator[tuple[Ids, Floats]]:
-        """All faces, some at a time: slots and embeddings; changes wait for no more than a copy."""
+        """All points, some at a time: slots and embeddings; changes wait for no more than a copy."""
         for some in self._vectors.blocks():
             with self._changing:
                 slots = self._vectors.live(np.arange(some.start, some.stop))
@@ -113,7 +113,7 @@ class Build:
                 yield slots, embeddings_ND
 
     def _searched(self, queries_PD: Floats) -> Probes:
-        """Compared with all faces."""
+        """Compared with all points."""
         best_P, slots_P = np.full(len(queries_PD), -np.inf, np.float32), np.full(len(queries_PD), -1)
         for slots, embeddings_ND in self._copies():
             scores, places = faiss.knn(queries_PD, embeddings_ND, 1, metric=faiss.METRIC_INNER_PRODUCT)
@@ -144,15 +144,16 @@ class Build:
         return np.concatenate(parts)
 
     def _recall(self, approximation: Approximation, probes: Probes) -> float:
-        """Share of the probes for which a search as users do it finds the best face."""
+        """Share of the probes for which a search as users do it finds the best point; 0 where none can tell."""
         parts = []
         for some in _parts(len(probes.queries_PD)):
             nobody = np.zeros(len(probes.queries_PD[some]), np.int64)
             with self._changing:
                 parts.append(search(self._vectors, approximation, probes.queries_PD[some], 1, nobody).scores_NK[:, 0])
-        with self._changing:  # a best face that went meanwhile cannot be found
+        with self._changing:  # a best point that went meanwhile cannot be found
             kept_P = ~np.isin(probes.slots_P, self._all_touched())
-        return float((np.concatenate(parts) >= probes.best_P - approximate.TIE)[kept_P].mean())
+        found_P = np.concatenate(parts) >= probes.best_P - approximate.TIE
+        return float(found_P[kept_P].mean()) if kept_P.any() else 0.0
 
 
 def _parts(count: int) -> Iterator[slice]:

@@ -1,9 +1,9 @@
 """Compressed embeddings in FAISS: 4 bits for each of up to 128 parts of an embedding (FastScan), in lists.
 
-Measured with 1,000,000 faces made of real ones: of 128 parts 64 candidates were enough for every probe, of 64 parts
-1,024 were not. That costs 32 bytes a face, and a fifth of the searches per second where few candidates would do.
+Measured with 1,000,000 points made of real faces: of 128 parts 64 candidates were enough for every probe, of 64 parts
+1,024 were not. That costs 32 bytes a point, and a fifth of the searches per second where few candidates would do.
 
-Legend: N queries or faces, W candidates of each, D numbers of an embedding.
+Legend: N queries or points, W candidates of each, D numbers of an embedding.
 """
 
 import math
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from cnnray.infer.gallery.vectors import Floats, Ids
 
-LEAST_TRAINED = 256  # faces, below which codes make no sense
+LEAST_TRAINED = 256  # points, below which codes make no sense
 _TRAINED_PER_LIST = 39  # fewer, and FAISS warns
 _BITS, _MOST_PARTS = 4, 128
 
 
 class Codes:
-    """Codes of faces by slot; not safe to change while others read.
+    """Codes of points by slot; not safe to change while others read.
 
     Args:
         index: FAISS's IndexIVFPQFastScan, trained.
@@ -32,12 +32,12 @@ class Codes:
         self._kept = _kept_lanes(index.get_CodePacker())
 
     @classmethod
-    def train(cls, kind: str, sample_ND: Floats, num_faces: int) -> "Codes":
-        """None yet, for so many faces: "ivf" is in many lists, of which a search looks into some, "pq" in one."""
+    def train(cls, kind: str, sample_ND: Floats, num_points: int) -> "Codes":
+        """None yet, for so many points: "ivf" is in many lists, of which a search looks into some, "pq" in one."""
         num_features = sample_ND.shape[1]
         num_parts = max(parts for parts in range(1, _MOST_PARTS + 1) if num_features % parts == 0)
         most = len(sample_ND) // _TRAINED_PER_LIST
-        num_lists = 1 if kind == "pq" else max(1, min(int(4 * math.sqrt(num_faces)), most))
+        num_lists = 1 if kind == "pq" else max(1, min(int(4 * math.sqrt(num_points)), most))
         name = f"IVF{num_lists},PQ{num_parts}x{_BITS}fs"
         index: Any = faiss.index_factory(num_features, name, faiss.METRIC_INNER_PRODUCT)
         index.pq.cp.min_points_per_centroid = 1  # a small sample is no reason to print a warning
@@ -65,15 +65,15 @@ class Codes:
         return scores_NW, slots_NW
 
     def add(self, slots: Ids, embeddings_ND: Floats) -> None:
-        """Add faces that are not there."""
+        """Add points that are not there."""
         if len(slots):
             self.index.add_with_ids(embeddings_ND, slots)
 
     def remove(self, slots: Ids, embeddings_ND: Floats | None = None) -> None:
-        """Remove faces; of what was in their slots no bit is left. Slots that are not there are ignored.
+        """Remove points; of what was in their slots no bit is left. Slots that are not there are ignored.
 
         FAISS 1.15 leaves a code behind the end of its list, and ORs the next one that is added there into it: the new
-        face would hardly be found. So what is behind the end is cleared.
+        point would hardly be found. So what is behind the end is cleared.
 
         Args:
             slots: theirs.
@@ -82,9 +82,9 @@ class Codes:
         if not len(slots):
             return
         lists = range(self.num_lists) if embeddings_ND is None else self._lists_of(embeddings_ND)
-        before = self._num_faces(lists)
+        before = self._num_codes(lists)
         removed = self.index.remove_ids(slots)
-        if before - self._num_faces(lists) != removed:  # rounding can bring a face into another list next time
+        if before - self._num_codes(lists) != removed:  # rounding can bring a point into another list next time
             lists = range(self.num_lists)
         self._clear_ends(lists)
 
@@ -92,7 +92,7 @@ class Codes:
         found: list[int] = np.unique(self.index.quantizer.assign(embeddings_ND, 1)).tolist()
         return found
 
-    def _num_faces(self, lists: range | list[int]) -> int:
+    def _num_codes(self, lists: range | list[int]) -> int:
         return sum(self.index.invlists.list_size(number) for number in lists)
 
     def _clear_ends(self, lists: range | list[int]) -> None:

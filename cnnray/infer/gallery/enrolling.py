@@ -51,6 +51,7 @@ class Enrolling:
             identity = change.add_identity(person.key, person.name or person.key, metadata or "{}")
         elif values := changed_columns(identity, person.name, metadata):
             change.update_identity(identity, **values)
+            change.audit("update", identity.id, columns=sorted(values))
         before_version = change.version
         face_ids = change.add_faces(identity.id, person.faces)
         added = change.version - before_version
@@ -81,18 +82,20 @@ class Enrolling:
         self._ids.append(ids)
 
     def _nearest_other(self, vectors_ND: NDArray[np.float32], own_id: int) -> tuple[int, float]:
-        """Who resembles one of these faces most, number and score; 0 and -inf where there is nobody. From the threshold
-        on only who does so more than the face's own person."""
+        """Who resembles one of these faces most, and more than its own person: number and score; 0 and -inf where
+        there is nobody."""
         own_N = np.full(len(vectors_ND), own_id, np.int64)
         found = self._index.search(vectors_ND, 1, without_N=own_N)
         ids_N, scores_N = found.identity_ids_NK[:, 0].copy(), found.scores_NK[:, 0].copy()
-        if self._ids:
-            ids = np.concatenate(self._ids)
-            scores_MN = np.where((ids == own_id)[:, None], -np.inf, np.concatenate(self._vectors) @ vectors_ND.T)
+        own_scores_N = self._index.compare(vectors_ND, own_N)
+        if self._ids:  # who came in this transaction
+            ids, scores_MN = np.concatenate(self._ids), np.concatenate(self._vectors) @ vectors_ND.T
+            own_M = ids == own_id
+            own_scores_N = np.maximum(own_scores_N, scores_MN[own_M].max(0, initial=-np.inf))
+            scores_MN[own_M] = -np.inf
             better_N = scores_MN.max(0) > scores_N
             ids_N[better_N], scores_N[better_N] = ids[scores_MN.argmax(0)][better_N], scores_MN.max(0)[better_N]
-        if own_id and scores_N.max() >= self._threshold:  # seldom: to find one's own takes a look at everybody
-            scores_N[self._index.compare(vectors_ND, own_N) >= scores_N] = -np.inf
+        scores_N[own_scores_N >= scores_N] = -np.inf
         at = int(scores_N.argmax())
         return (int(ids_N[at]), float(scores_N[at])) if scores_N[at] > -np.inf else (0, -np.inf)
 

@@ -33,7 +33,7 @@ from cnnray.infer.gallery.results import (
     Receipt,
     Recognition,
 )
-from cnnray.infer.gallery.rows import Contract, FaceRow, GalleryRow, IdentityRow, Rows, check_vectors
+from cnnray.infer.gallery.rows import Contract, FaceRow, GalleryRow, IdentityRow, check_vectors
 from cnnray.infer.gallery.snapshot import delete_snapshot
 
 _TIE = 1e-6  # scores that differ by less are equal: an embedding's last bits
@@ -281,7 +281,7 @@ class Gallery:
                 if delta.settings:
                     self._row = self.record.get_gallery(self._row.name)
                 ids_I, points_ID = mean_embeddings(delta.faces.identity_ids_N, delta.faces.embeddings_ND)
-                self._index.apply(delta.version, Rows(ids_I, ids_I, points_ID), np.setdiff1d(delta.changed_I, ids_I))
+                self._index.apply(delta.version, ids_I, points_ID, np.setdiff1d(delta.changed_I, ids_I))
                 if delta.removed:
                     self._forget_snapshot()
         return self._index.version
@@ -326,7 +326,7 @@ class Gallery:
 
     @property
     def index(self) -> FaceIndex:
-        """Over the faces."""
+        """Over the people."""
         return self._index
 
     @contextlib.contextmanager

@@ -1,10 +1,10 @@
-"""An index of faces in memory: who is most alike.
+"""An index of people in memory, each as one point (see `means`): who is most alike.
 
-Up to some ten thousand faces every one is compared. Above, FAISS chooses candidates by compressed embeddings (see
+Up to some ten thousand identities every one is compared. Above, FAISS chooses candidates by compressed embeddings (see
 `approximate`), and those are compared: scores are exact in either way, and what is missed now and then was measured
 when the index was built.
 
-Legend: N queries or faces, K identities that are asked for, D numbers of an embedding, S slots.
+Legend: N queries or identities, K identities that are asked for, D numbers of an embedding, S slots.
 """
 
 import threading
@@ -21,21 +21,21 @@ from cnnray.infer.gallery.building import Build
 from cnnray.infer.gallery.codes import LEAST_TRAINED, Codes
 from cnnray.infer.gallery.lock import ReadWriteLock
 from cnnray.infer.gallery.ranking import Found, score
-from cnnray.infer.gallery.rows import Rows, check_vectors
+from cnnray.infer.gallery.rows import check_vectors
 from cnnray.infer.gallery.snapshot import load_snapshot, save_snapshot
-from cnnray.infer.gallery.vectors import Floats, Vectors
+from cnnray.infer.gallery.vectors import Floats, Ids, Vectors
 
 _BLOCK = 1024  # queries; FAISS multiplies matrices from about so many on
-_EMBEDDINGS, _FACES, _IDENTITIES, _CODES = "embeddings.f32", "face_ids.i64", "identity_ids.i64", "codes.faiss"
+_EMBEDDINGS, _IDENTITIES, _CODES = "embeddings.f32", "identity_ids.i64", "codes.faiss"
 
 
 class FaceIndex:
-    """Faces with their identities; safe to call from several threads, where searches run at once.
+    """Identities with a point each; safe to call from several threads, where searches run at once.
 
     Args:
         num_features: D.
-        exact_until: faces up to which every one is compared; at least LEAST_TRAINED.
-        least_recall: share of searches that must find the very best face; what finds fewer is not used.
+        exact_until: identities up to which every one is compared; at least LEAST_TRAINED.
+        least_recall: share of searches that must find the very best identity; what finds fewer is not used.
         threads: cores of one search or build.
 
     Attributes:
@@ -60,40 +60,36 @@ class FaceIndex:
         return len(self._vectors)
 
     @property
-    def num_identities(self) -> int:
-        """Different ones."""
-        return self._vectors.num_identities
-
-    @property
     def is_exact(self) -> bool:
-        """Whether every face is compared."""
+        """Whether every identity is compared."""
         return self._approximation is None
 
-    def apply(self, version: int, added: Rows, removed_faces: NDArray[np.int64]) -> None:
-        """Remove faces, then add some; all of it or, on an error, nothing.
+    def apply(self, version: int, ids_N: Ids, points_ND: Floats, removed_ids: Ids) -> None:
+        """Remove identities, then add some; all of it or, on an error, nothing.
 
         Args:
             version: number of the change.
-            added: a face that is there is replaced; ids are positive. Of one that comes twice the last counts.
-            removed_faces: ids; those that are not there are ignored.
+            ids_N: added; who is there is replaced. They are positive. Of one that comes twice the last counts.
+            points_ND: theirs, of length 1.
+            removed_ids: those that are not there are ignored.
 
         Raises:
             GalleryError: "bad_vector": an embedding of another length, not finite, or not of length 1.
             OptionError: arrays of different lengths, or an id that is not positive.
         """
-        added = _checked(added, self._num_features)
+        ids_N, points_ND = _checked(ids_N, points_ND, self._num_features)
         with self._changing, self._lock.write():
-            gone, embeddings_ND = self._vectors.drop(np.concatenate([removed_faces, added.face_ids_N]))
-            came = self._vectors.put(added)
+            gone, were_ND = self._vectors.drop(np.concatenate([removed_ids, ids_N]))
+            came = self._vectors.put(ids_N, points_ND)
             if self._approximation is not None:
                 self._use_threads()
-                self._approximation.codes.remove(gone, embeddings_ND)
-                self._approximation.codes.add(came, added.embeddings_ND)
+                self._approximation.codes.remove(gone, were_ND)
+                self._approximation.codes.add(came, points_ND)
             if self._build is not None:
                 self._build.touched += [gone, came]
             self.version = version
 
-    def search(self, queries_ND: Floats, count: int, *, without_N: NDArray[np.int64] | None = None) -> Found:
+    def search(self, queries_ND: Floats, count: int, *, without_N: Ids | None = None) -> Found:
         """The identities that are most alike.
 
         Args:
@@ -111,15 +107,15 @@ class FaceIndex:
             some = np.arange(start, min(start + _BLOCK, len(queries_ND)))
             with self._lock.read():
                 # more than there are cannot be found, and looking for them would be long
-                fewer = min(count, self.num_identities)
+                fewer = min(count, len(self))
                 if fewer:
                     self._use_threads()
                     asked = (queries_ND[some], fewer, without_N[some])
                     found.put(some, searching.search(self._vectors, self._approximation, *asked))
         return found
 
-    def compare(self, queries_ND: Floats, identity_ids_N: NDArray[np.int64]) -> Floats:
-        """Scores [N] of one given identity each, by the best of its faces; -inf of one that is not there.
+    def compare(self, queries_ND: Floats, ids_N: Ids) -> Floats:
+        """Scores [N] of one given identity each; -inf of one that is not there.
 
         Raises:
             GalleryError: "bad_vector", as in `apply`.
@@ -127,39 +123,29 @@ class FaceIndex:
         queries_ND = check_vectors(queries_ND, self._num_features)
         scores_N = np.full(len(queries_ND), -np.inf, np.float32)
         with self._lock.read():
-            owners_S = self._vectors.identity_ids_S
-            slots = np.flatnonzero(np.isin(owners_S, identity_ids_N[identity_ids_N > 0]))
-            slots = slots[np.argsort(owners_S[slots], kind="stable")]
-            starts, ends = (np.searchsorted(owners_S[slots], identity_ids_N, side) for side in ("left", "right"))
-            for at in np.flatnonzero(ends > starts):
-                some = slice(at, at + 1)
-                scores_N[at] = score(self._vectors, queries_ND[some], slots[None, starts[at] : ends[at]]).max()
+            slots_N = self._vectors.slots_of(ids_N)
+            there_N = slots_N >= 0
+            scores_N[there_N] = score(self._vectors, queries_ND[there_N], slots_N[there_N, None])[:, 0]
         return scores_N
 
-    def embeddings_of(self, face_ids: NDArray[np.int64]) -> Rows:
-        """Copies of those of the faces that are there, in the order asked for."""
+    def points(self) -> tuple[Ids, Floats]:
+        """Copies of all, by rising id: ids [N] and points [N, D]."""
         with self._lock.read():
-            slots = self._vectors.slots_of(face_ids.tolist())
-            return self._vectors.rows(slots[slots >= 0])
-
-    def rows(self) -> Rows:
-        """Copies of all faces, by rising id."""
-        with self._lock.read():
-            faces_S = self._vectors.face_ids_S
-            slots = np.flatnonzero(faces_S)
-            return self._vectors.rows(slots[np.argsort(faces_S[slots])])
+            slots = np.flatnonzero(self._vectors.ids_S)
+            slots = slots[np.argsort(self._vectors.ids_S[slots])]
+            return self._vectors.ids_S[slots], self._vectors.embeddings_SD[slots]
 
     @property
     def needs_build(self) -> bool:
-        """Whether `build` would choose anew: other size class, more than twice the faces, or a higher aim.
+        """Whether `build` would choose anew: other size class, more than twice the identities, or a higher aim.
 
         An index that shrinks is built anew below half of `exact_until`, so that one at the limit does not swing.
         """
-        faces, approximation = len(self), self._approximation
+        size, approximation = len(self), self._approximation
         if approximation is None:
-            return faces > self._exact_until and faces > 2 * self._built_for
+            return size > self._exact_until and size > 2 * self._built_for
         missed = approximation.setting.recall < self._least_recall
-        return missed or faces > 2 * self._built_for or 2 * faces <= self._exact_until
+        return missed or size > 2 * self._built_for or 2 * size <= self._exact_until
 
     def build(self) -> None:
         """Choose and train what suits the present size; the searches and changes meanwhile go on.
@@ -187,9 +173,8 @@ class FaceIndex:
         """What it is.
 
         Returns:
-            kind ("exact", "ivf" or "pq"), faces, identities, version; recall at rank 1 as measured when it was built;
-            nprobe (lists) and candidates that are searched, 0 of an exact one; bytes_per_face; refused, as
-            (kind, recall).
+            kind ("exact", "ivf" or "pq"), identities, version; recall at rank 1 as measured when it was built; nprobe
+            (lists) and candidates that are searched, 0 of an exact one; bytes_per_identity; refused, as (kind, recall).
         """
         with self._lock.read():
             approximation = self._approximation
@@ -197,13 +182,12 @@ class FaceIndex:
             held = self._vectors.num_bytes + (0 if approximation is None else approximation.codes.num_bytes)
             return {
                 "kind": "exact" if approximation is None else approximation.kind,
-                "faces": len(self),
-                "identities": self.num_identities,
+                "identities": len(self),
                 "version": self.version,
                 "recall": setting.recall,
                 "nprobe": setting.num_lists,
                 "candidates": setting.num_candidates,
-                "bytes_per_face": round(held / max(1, len(self))),
+                "bytes_per_identity": round(held / max(1, len(self))),
                 "refused": list(self._refused),
             }
 
@@ -221,13 +205,11 @@ class FaceIndex:
             vectors, approximation = self._vectors, self._approximation
             arrays: dict[str, NDArray[Any]] = {
                 _EMBEDDINGS: vectors.embeddings_SD,
-                _FACES: vectors.face_ids_S,
-                _IDENTITIES: vectors.identity_ids_S,
+                _IDENTITIES: vectors.ids_S,
             }
             content = {
                 "contract": contract,
                 "version": self.version,
-                "faces": len(self),
                 "num_features": self._num_features,
                 "built_for": self._built_for,
                 "refused": self._refused,
@@ -254,7 +236,7 @@ class FaceIndex:
         if content["contract"] != contract:
             raise CheckpointError(f"the snapshot {folder} is of {content['contract']}, expected {contract}")
         index = cls(content["num_features"], **options)
-        index._vectors = Vectors.restore(arrays[_EMBEDDINGS], arrays[_FACES], arrays[_IDENTITIES])
+        index._vectors = Vectors.restore(arrays[_EMBEDDINGS], arrays[_IDENTITIES])
         index._check_finite(folder)
         index.version, index._built_for = content["version"], content["built_for"]
         index._refused = [(kind, recall) for kind, recall in content["refused"]]
@@ -265,7 +247,7 @@ class FaceIndex:
 
     def _check_finite(self, folder: str) -> None:
         for some in self._vectors.blocks():
-            live = self._vectors.face_ids_S[some] > 0
+            live = self._vectors.ids_S[some] > 0
             if not np.isfinite(self._vectors.embeddings_SD[some][live]).all():
                 raise CheckpointError(f"the snapshot {folder} holds embeddings that are not finite")
 
@@ -273,13 +255,11 @@ class FaceIndex:
         faiss.omp_set_num_threads(self._threads)  # belongs to the calling thread
 
 
-def _checked(rows: Rows, num_features: int) -> Rows:
-    embeddings_ND = check_vectors(rows.embeddings_ND, num_features)
-    faces_N, identities_N = (np.asarray(ids, np.int64) for ids in rows[:2])
-    if not len(faces_N) == len(identities_N) == len(embeddings_ND):
-        counts = (len(faces_N), len(identities_N), len(embeddings_ND))
-        raise OptionError(f"expected as many face ids as identity ids and embeddings, got {counts}")
-    if min(faces_N.min(initial=1), identities_N.min(initial=1)) < 1:
-        raise OptionError("expected positive ids of faces and identities")
-    last_N = len(faces_N) - 1 - np.unique(faces_N[::-1], return_index=True)[1]
-    return Rows(faces_N[last_N], identities_N[last_N], embeddings_ND[last_N])
+def _checked(ids_N: Ids, points_ND: Floats, num_features: int) -> tuple[Ids, Floats]:
+    points_ND, ids_N = check_vectors(points_ND, num_features), np.asarray(ids_N, np.int64)
+    if len(ids_N) != len(points_ND):
+        raise OptionError(f"expected as many ids as points, got {len(ids_N)} and {len(points_ND)}")
+    if ids_N.min(initial=1) < 1:
+        raise OptionError(f"expected positive ids, got {ids_N.min()}")
+    last_N = len(ids_N) - 1 - np.unique(ids_N[::-1], return_index=True)[1]
+    return ids_N[last_N], points_ND[last_N]

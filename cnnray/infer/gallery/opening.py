@@ -10,17 +10,16 @@ from cnnray.errors import CheckpointError
 from cnnray.infer.gallery.index import FaceIndex
 from cnnray.infer.gallery.means import mean_embeddings
 from cnnray.infer.gallery.record import Record
-from cnnray.infer.gallery.rows import GalleryRow, Rows
-from cnnray.infer.gallery.snapshot import delete_snapshot, read_content
+from cnnray.infer.gallery.rows import GalleryRow
+from cnnray.infer.gallery.snapshot import delete_snapshot, list_snapshots, read_content
 
 logger = logging.getLogger("cnnray")
 
 
 def snapshot_folder(record: Record, row: GalleryRow, config: RecordConfig) -> str:
     """Where the index of a gallery is kept; "" is nowhere."""
-    if config.snapshots:
-        return files.join(files.absolute(config.snapshots), row.token)
-    return f"{record.database.shown}.snapshots/{row.token}" if record.database.is_sqlite else ""
+    parent = _parent(record, config)
+    return files.join(parent, row.token) if parent else ""
 
 
 def snapshot_contract(record: Record, row: GalleryRow, version: int) -> dict[str, str]:
@@ -49,13 +48,31 @@ def load_snapshot_of(record: Record, row: GalleryRow, config: RecordConfig) -> F
         return None
 
 
+def forget_dropped(record: Record, config: RecordConfig) -> None:
+    """Remove the snapshots of galleries that were dropped elsewhere meanwhile: they hold embeddings of people who were
+    erased. Those of galleries of another record stay.
+
+    Raises:
+        StorageError: one cannot be removed.
+    """
+    parent = _parent(record, config)
+    for token in sorted(list_snapshots(parent)) if parent else ():
+        if record.was_dropped(token):
+            delete_snapshot(files.join(parent, token))
+
+
+def _parent(record: Record, config: RecordConfig) -> str:
+    if config.snapshots:
+        return files.absolute(config.snapshots)
+    return f"{record.database.shown}.snapshots" if record.database.is_sqlite else ""
+
+
 def load_index(record: Record, row: GalleryRow, config: RecordConfig) -> FaceIndex:
     """An index of all people of the record, exact as yet."""
     index = FaceIndex(row.contract.num_features, exact_until=config.exact_until)
     nobody = np.zeros(0, np.int64)
     with record.load_faces(row.id) as (version, _, blocks):
         for rows in blocks:
-            ids_I, points_ID = mean_embeddings(rows.identity_ids_N, rows.embeddings_ND)
-            index.apply(0, Rows(ids_I, ids_I, points_ID), nobody)
+            index.apply(0, *mean_embeddings(rows.identity_ids_N, rows.embeddings_ND), nobody)
         index.version = version
     return index

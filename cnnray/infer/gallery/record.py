@@ -25,6 +25,7 @@ from cnnray.infer.gallery.tables import changes, faces, galleries, identities
 
 _BLOCK = 20_000  # faces that are read at once
 _PURGE_SECONDS = 10.0
+_DROPPED = "drop_gallery"  # in the audit log
 
 
 class Record:
@@ -104,7 +105,7 @@ class Record:
             GalleryError: "no_gallery".
         """
         with self.change(name) as change:
-            entry = change.audit("drop_gallery")
+            entry = change.audit(_DROPPED)
             change.connection.execute(sa.delete(galleries).where(galleries.c.id == change.gallery.id))
         self.purge()
         return entry
@@ -238,6 +239,11 @@ class Record:
         """The hash of the last entry of a gallery's audit log as of a version: of its history up to there."""
         with self.database.read() as connection:
             return audit.last_hash(connection, token, version)
+
+    def was_dropped(self, token: str) -> bool:
+        """Whether the gallery of this token was one of this record, and was dropped."""
+        with self.database.read() as connection:
+            return audit.last_action(connection, token) == _DROPPED
 
     def count_faces(self, gallery: GalleryRow) -> int:
         """How many are enrolled."""

@@ -1,4 +1,4 @@
-"""The identities that are most alike, of all faces or of candidates where these will do.
+"""The identities that are most alike, of all or of candidates where these will do.
 
 Legend: N queries, K identities that are asked for, W candidates, D numbers of an embedding, S slots.
 """
@@ -11,7 +11,7 @@ from cnnray.infer.gallery.approximate import Approximation, doubtful
 from cnnray.infer.gallery.ranking import Found, rank
 from cnnray.infer.gallery.vectors import Floats, Ids, Vectors
 
-_SPARE = 16  # faces beyond those asked for: some belong to one identity
+_SPARE = 4  # candidates beyond those asked for: the one that is left out, and some that score as the last one
 _WIDER = 8
 _ROUNDING = 2e-6  # of a cosine: FAISS adds up in other orders than we do
 
@@ -23,7 +23,7 @@ def search(
 
     Args:
         vectors: of the gallery.
-        approximation: what chooses candidates; None compares all faces.
+        approximation: what chooses candidates; None compares all identities.
         queries_ND: of length 1.
         count: K, at most the number of identities there are.
         without_N: identity of each query that is left out; 0 is none.
@@ -52,7 +52,7 @@ def _approximate(
 
 
 def _exact(vectors: Vectors, queries_ND: Floats, count: int, without_N: Ids) -> Found:
-    """The best of all faces: of those that FAISS finds best, and where these leave a doubt, of all."""
+    """The best of all: of those that FAISS finds best, and where these leave a doubt, of all that may be as good."""
     width = min(count + _SPARE, vectors.num_slots)
     scores_NW, slots_NW = faiss.knn(queries_ND, vectors.embeddings_SD, width, metric=faiss.METRIC_INNER_PRODUCT)
     found = rank(vectors, queries_ND, slots_NW, count, without_N)
@@ -66,14 +66,7 @@ def _exact(vectors: Vectors, queries_ND: Floats, count: int, without_N: Ids) -> 
 
 
 def _scan(vectors: Vectors, query_D: Floats, count: int, without: int) -> Ids:
-    """Slots of all faces that are as good as the `count`-th best identity, or better, and maybe of some more."""
+    """Slots of all that are as good as the `count`-th best, but for rounding, or better."""
     scores_S = np.einsum("sd,d->s", vectors.embeddings_SD, query_D)
-    owners_S = vectors.identity_ids_S
-    scores_S[np.isnan(scores_S) | (owners_S == without)] = -np.inf
-    width = _WIDER * count
-    while width < len(scores_S):
-        slots = np.flatnonzero(scores_S >= np.partition(scores_S, -width)[-width])
-        if len(np.unique(owners_S[slots])) > count:  # a free slot's owner counts, too
-            return slots
-        width *= _WIDER
-    return np.arange(len(scores_S))
+    scores_S[np.isnan(scores_S) | (vectors.ids_S == without)] = -np.inf
+    return np.flatnonzero(scores_S >= np.partition(scores_S, -count)[-count] - _ROUNDING)

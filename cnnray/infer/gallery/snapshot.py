@@ -25,7 +25,7 @@ from cnnray.errors import CheckpointError
 from cnnray.files import storage_errors
 
 CARD = "card.json"
-_FORMAT = 1
+_FORMAT = 2
 
 
 def save_snapshot(folder: str, content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -87,6 +87,18 @@ def delete_snapshot(folder: str) -> None:
         with storage_errors(folder), _alone(path):
             _move_away(path)
             _remove_leftovers(path)
+
+
+def list_snapshots(folder: str) -> set[str]:
+    """Names of the snapshots in a folder, also of those of which a kill left only a part; a folder need not be there.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    path = Path(folder)
+    with storage_errors(folder):
+        found = [entry.name for entry in path.iterdir() if entry.is_dir()] if path.is_dir() else []
+    return {name.removeprefix(".").partition(".")[0] for name in found}
 
 
 @contextlib.contextmanager
