@@ -3,6 +3,7 @@
 OUT/report.html, summary.json    what came out
 OUT/photos, features, classifier handwritten digits as photos, their features, the head on them
 OUT/several, yolo, tested        scenes with digits, a detector, its evaluation on scenes of other digits and photos
+OUT/people                       faces as photos, a gallery of some of them
 OUT/single, windows, localise, grid, compared-*    what came before YOLO, see `cnnray.demo.road`
 """
 
@@ -18,9 +19,10 @@ from cnnray.data.features import build_features
 from cnnray.data.predict_detect import evaluate_detect
 from cnnray.demo.digits import write_digits
 from cnnray.demo.page import next_steps, write_report
+from cnnray.demo.people import GALLERY, add_up_people, enroll_people, people_section, write_people
 from cnnray.demo.road import YOLO, road_sections, train_road
 from cnnray.demo.scenes import LARGE, write_scenes
-from cnnray.demo.service import ask_service, held_out_scenes, validation_images
+from cnnray.demo.service import ask_gallery, ask_service, held_out_scenes, validation_images
 from cnnray.errors import OptionError, RunFolderError
 from cnnray.train.classify import train_classify
 from cnnray.train.detect import train_detect
@@ -54,7 +56,8 @@ class _Steps:
 
 
 def run_demo(out: str, *, scenes: int = SCENES, road: bool = False) -> dict[str, Any]:
-    """Photos to features to a head, scenes to a detector, and a service that answers real requests with both.
+    """Photos to features to a head, scenes to a detector, faces to a gallery, and a service that answers real requests
+    about all of them.
 
     Args:
         out: folder of the demo; an earlier demo in it is replaced, anything else is left alone.
@@ -72,7 +75,7 @@ def run_demo(out: str, *, scenes: int = SCENES, road: bool = False) -> dict[str,
         raise OptionError(f"expected at least {LEAST_SCENES} scenes to learn from, got {scenes}")
     folder = Path(out).resolve()
     _clear(folder)
-    steps = _Steps(7 if road else 6)
+    steps = _Steps(8 if road else 7)
     steps.begin("photos", f"writing 1,797 handwritten digits as photos, and {scenes:,} scenes with such digits")
     count = write_digits(folder / "photos")
     several = write_scenes(folder / "several", {"train": scenes, "val": _VAL, "test": _TEST})
@@ -86,32 +89,42 @@ def run_demo(out: str, *, scenes: int = SCENES, road: bool = False) -> dict[str,
     yolo = train_detect(several, str(folder / "yolo"), YOLO)["checkpoint"]
     steps.begin("measure", f"its average precision on {_TEST} scenes of other digits and photos (Ray Data)")
     tested = evaluate_detect(yolo, f"{several}/test.json", str(folder / "tested"), DetectPredictConfig())
+    steps.begin("people", "faces: a gallery of 31 people, one photo each, and its threshold (Ray Data, FAISS)")
+    write_people(folder / "people")
+    enrolled = enroll_people(folder / "people")
     sections = []
     if road:
         steps.begin("road", "what came before YOLO: windows, localisation, the first YOLO")
         write_scenes(folder / "single", {"train": scenes, "val": _VAL, "test": _TEST}, most=1, sides=LARGE)
         sections = road_sections(folder, train_road(folder, yolo))
-    steps.begin("serve", "service: classifier and detector answer over HTTP (Ray Serve)")
+    steps.begin("serve", "service: classifier, detector and gallery answer over HTTP (Ray Serve)")
     digits, shown = validation_images(str(folder / "features")), held_out_scenes(f"{several}/test.json", _SHOWN_SCENES)
     answers = ask_service(str(folder / "classifier" / "checkpoint"), yolo, digits, shown)
+    record = str(folder / "people" / "galleries.db")
+    who = ask_gallery(record, GALLERY, folder / "people" / "asked")
     steps.end()
-    right = sum(answer["label"] == answer["truth"] for answer in answers["digits"])
     summary = {
         "images": count,
         "features_per_s": round(features["features"] / features["wall_s"], 1),
         "val_accuracy": trained["metrics"]["accuracy"],
         "served_requests": len(answers["digits"]),
-        "served_accuracy": right / len(answers["digits"]),
+        "served_accuracy": _accuracy(answers["digits"]),
         "request_ms_median": _median(answers["digits"]),
         "scenes": scenes,
         "detect_map50": tested["map50"],
         "detect_ms_median": _median(answers["scenes"]),
+        **add_up_people(enrolled, who),
         "seconds": steps.seconds | {"all": round(sum(steps.seconds.values()), 1)},
     }
+    sections.insert(0, people_section(folder / "people", summary, who))
     files.write_json(str(folder / "summary.json"), summary)
     write_report(folder, summary, answers, sections)
     print(next_steps(out, summary), file=sys.stderr)
     return summary
+
+
+def _accuracy(answers: list[dict[str, Any]]) -> float:
+    return statistics.mean(float(answer["label"] == answer["truth"]) for answer in answers)
 
 
 def _median(answers: list[dict[str, Any]]) -> float:

@@ -13,13 +13,13 @@ from cnnray.report import picture_grid
 SHOWN = 18  # digits
 
 
-def write_report(folder: Path, summary: dict[str, Any], answers: dict[str, Any], road: list[Section]) -> None:
+def write_report(folder: Path, summary: dict[str, Any], answers: dict[str, Any], more: list[Section]) -> None:
     """FOLDER/report.html.
 
     Args:
         summary: what is written to summary.json.
         answers: of the service, see `ask_service`.
-        road: sections about what came before YOLO; may be empty.
+        more: sections about the gallery, and about what came before YOLO.
     """
     seconds = summary["seconds"]
     numbers = Numbers(
@@ -31,6 +31,7 @@ def write_report(folder: Path, summary: dict[str, Any], answers: dict[str, Any],
             "detector trained, s": seconds["detect"],
             "classify request, ms": summary["request_ms_median"],
             "detect request, ms": summary["detect_ms_median"],
+            "recognise request, ms": summary["recognise_ms_median"],
             "features per second": summary["features_per_s"],
             "seconds in all": seconds["all"],
         }
@@ -50,10 +51,10 @@ def write_report(folder: Path, summary: dict[str, Any], answers: dict[str, Any],
         Section("", [numbers, about]),
         Section("What the service answered", [Gallery(_digits(answers["digits"]))]),
         Section("Where the service found digits", [found, _scenes(answers["scenes"])]),
-        *road,
+        *more,
         Section("Where the time went", [steps]),
     ]
-    write_page(str(folder / "report.html"), "cnnray demo: handwritten digits", sections)
+    write_page(str(folder / "report.html"), "cnnray demo: handwritten digits, and faces", sections)
 
 
 def _digits(answers: list[dict[str, Any]]) -> list[Picture]:
@@ -88,6 +89,8 @@ def next_steps(out: str, summary: dict[str, Any]) -> str:
     return f"""
 done in {summary["seconds"]["all"]:.0f} s: {summary["val_accuracy"]:.1%} of the validation digits are right; \
 {summary["served_requests"]} HTTP requests, {summary["served_accuracy"]:.1%} right
+faces: {summary["copies_recognised"]} of {summary["copies"]} altered copies of a portrait recognised; \
+{summary["strangers_taken_for_somebody"]} of {summary["strangers"]} strangers taken for somebody
 detector: AP50 {summary["detect_map50"]:.1%} on scenes whose digits and photos were in no training scene
 pictures: {out}/report.html   numbers: {out}/summary.json
 

@@ -1,6 +1,7 @@
-"""The demo's service: one classifier and one detector, asked over HTTP about images that neither has seen."""
+"""The demo's services, asked over HTTP: a classifier and a detector, about images that neither has seen; a gallery."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 from cnnray import files
@@ -46,6 +47,36 @@ def ask_service(classifier: str, detector: str, digits: list[tuple[str, str]], s
             return {"digits": answers, "scenes": [_searched(client, path) for path in scenes]}
     finally:
         down()
+
+
+def ask_gallery(record: str, gallery: str, folder: Path) -> list[dict[str, Any]]:
+    """Start a service of galleries, ask it who is in each photo of a folder, end it.
+
+    Args:
+        record: of the gallery.
+
+    Returns:
+        of each photo, by name: path, decision, name and score of whom the face is most like, threshold, ms; no photo
+        has several faces, and one without a face is left out.
+    """
+    url = up(ServeConfig(faces="dlib_resnet", record=record, port=0))
+    try:
+        with Client(url) as client:
+            found = [_recognized(client, gallery, path) for path in sorted(folder.rglob("*.jpg"))]
+            return [answer for answer in found if answer]
+    finally:
+        down()
+
+
+def _recognized(client: Client, gallery: str, path: Path) -> dict[str, Any]:
+    began = time.perf_counter()
+    answer = client.recognize(gallery, path, candidates=1)
+    spent = (time.perf_counter() - began) * 1000
+    if not answer.faces:
+        return {}
+    face = answer.faces[0]
+    facts = {"decision": face.decision, "name": face.candidates[0].name, "score": face.score}
+    return {"path": str(path)} | facts | {"threshold": face.threshold, "ms": spent}
 
 
 def _classified(client: Client, path: str, truth: str) -> dict[str, Any]:

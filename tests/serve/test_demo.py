@@ -12,19 +12,23 @@ from cnnray.demo.digits import write_digits
 from cnnray.errors import OptionError, RunFolderError
 
 
+@pytest.mark.timeout(450)
 def test_the_demo_goes_from_photos_to_answers_over_http(tmp_path):
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     # few scenes: that the detector learns is for the benchmark to show, here that all steps fit together
     command = [sys.executable, "-m", "cnnray", "demo", "--out", "demo", "--scenes", "24", "--json"]
-    run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=280)
+    run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=400)
     assert run.returncode == 0, run.stderr[-3000:]
     summary = json.loads(run.stdout)
     assert summary == json.loads((tmp_path / "demo" / "summary.json").read_text())
     assert summary["images"] == 1797 and summary["served_requests"] == 60
     assert summary["val_accuracy"] > 0.95 and summary["served_accuracy"] > 0.9
     assert summary["scenes"] == 24 and 0 <= summary["detect_map50"] <= 1
-    assert set(summary["seconds"]) == {"photos", "features", "classify", "detect", "measure", "serve", "all"}
-    assert (tmp_path / "demo" / "report.html").read_text().count("<img") == 18 + 1
+    assert set(summary["seconds"]) == {"photos", "features", "classify", "detect", "measure", "people", "serve", "all"}
+    assert (tmp_path / "demo" / "report.html").read_text().count("<img") == 18 + 1 + 7 + 8
+    assert summary["copies_recognised"] == summary["copies"] == 6 and summary["people_enrolled"] == 31
+    taken = summary["strangers_taken_for_somebody"]
+    assert taken <= 4 < summary["strangers_with_the_usual_threshold"] < summary["strangers"] == 70
     assert "cnnray features build PHOTOS" in run.stderr
     assert "Traceback" not in run.stderr and "WARNING" not in run.stderr
 
