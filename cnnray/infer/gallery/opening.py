@@ -1,6 +1,9 @@
 """Where the index of a gallery comes from: its snapshot, if it fits, or else the record."""
 
+import contextlib
+import gc
 import logging
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -61,6 +64,19 @@ def forget_dropped(record: Record, config: RecordConfig) -> None:
             delete_snapshot(files.join(parent, token))
 
 
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Millions of rows as tuples, none of them in a cycle: the garbage collector would take more than half of the time
+    to look at them again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def _parent(record: Record, config: RecordConfig) -> str:
     if config.snapshots:
         return files.absolute(config.snapshots)
@@ -71,7 +87,7 @@ def load_index(record: Record, row: GalleryRow, config: RecordConfig) -> FaceInd
     """An index of all people of the record, exact as yet."""
     index = FaceIndex(row.contract.num_features, exact_until=config.exact_until)
     nobody = np.zeros(0, np.int64)
-    with record.load_faces(row.id) as (version, _, blocks):
+    with record.load_faces(row.id) as (version, _, blocks), _without_collector():
         for rows in blocks:
             index.apply(0, *mean_embeddings(rows.identity_ids_N, rows.embeddings_ND), nobody)
         index.version = version
