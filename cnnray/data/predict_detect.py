@@ -22,8 +22,9 @@ from cnnray.data.detect_report import BoxJudge, as_found
 from cnnray.data.feature_store import Outputs, read_quarantine
 from cnnray.data.fetch import fetch_known
 from cnnray.data.formats import read_annotations
+from cnnray.data.picture_names import picture_name
 from cnnray.data.predict import answer_unit, count_predictions, read_predictions, run_stage
-from cnnray.data.predict_segment import OVERLAYS, mask_name
+from cnnray.data.predict_segment import OVERLAYS
 from cnnray.data.runs import RunFolder, refuse_bad
 from cnnray.data.units import load_index
 from cnnray.errors import DataError, ImageError
@@ -82,7 +83,7 @@ class DetectStage:
         names = self._detector.classes
         if self._draw:
             picture = draw_boxes(decode(row["bytes"]), answer.boxes_N4, answer.labels_N, names, answer.scores_N)
-            self._outputs.write(files.join(OVERLAYS, mask_name(row["id"])), png(picture))
+            self._outputs.write(files.join(OVERLAYS, picture_name(row["id"])), png(picture))
         return {
             "id": row["id"],
             "path": row["path"],

@@ -16,8 +16,9 @@ import torch
 from cnnray import cluster, files
 from cnnray.config import EmbedderConfig, FacesPredictConfig
 from cnnray.data.feature_store import Outputs
+from cnnray.data.picture_names import picture_name
 from cnnray.data.predict import answer_unit, count_predictions, read_predictions, run_stage
-from cnnray.data.predict_segment import OVERLAYS, mask_name
+from cnnray.data.predict_segment import OVERLAYS
 from cnnray.data.runs import RunFolder, refuse_bad
 from cnnray.data.units import load_index
 from cnnray.infer.face_results import Face, Faces, draw_photo, face_json
@@ -70,7 +71,7 @@ class FaceStage:
     def _stored(self, row: dict[str, Any], answer: Faces) -> dict[str, Any]:
         if self._config.draw:
             picture = draw_photo(decode(row["bytes"]), answer.faces)
-            self._outputs.write(files.join(OVERLAYS, mask_name(row["id"])), png(picture))
+            self._outputs.write(files.join(OVERLAYS, picture_name(row["id"])), png(picture))
         faces = answer.faces
         return {name: row[name] for name in ("id", "path", "label")} | {
             "height": answer.height,

@@ -6,7 +6,6 @@ RUN/overlays/ID.png         with --draw: the image with its classes in colour
 """
 
 import itertools
-import posixpath
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,11 +16,12 @@ from cnnray import cluster, files
 from cnnray.config import SegmentPredictConfig
 from cnnray.data.feature_store import Outputs, read_quarantine
 from cnnray.data.pairs import Pairs, build_pairs, check_pairs
+from cnnray.data.picture_names import check_picture_names, picture_name
 from cnnray.data.predict import answer_unit, count_predictions, read_predictions, run_stage
 from cnnray.data.runs import RunFolder, refuse_bad
 from cnnray.data.segment_report import Judge
 from cnnray.data.units import load_index
-from cnnray.errors import DataError, ImageError
+from cnnray.errors import ImageError
 from cnnray.infer.segment import TASK, Segmentation, Segmenter
 from cnnray.nn.checkpoint import load_card
 from cnnray.ops.decode import decode
@@ -56,7 +56,7 @@ class SegmentStage:
         return answer_unit(unit, self._outputs, SCHEMA, self._segmenter.predict, self._stored)
 
     def _stored(self, row: dict[str, Any], answer: Segmentation) -> dict[str, Any]:
-        name = mask_name(row["id"])
+        name = picture_name(row["id"])
         self._outputs.write(files.join(MASKS, name), self._segmenter.mask_png(answer))
         if self._draw:
             picture = overlay(decode(row["bytes"]), answer.classes_HW, len(self._segmenter.classes))
@@ -65,12 +65,6 @@ class SegmentStage:
         shares = [share for _, share in answer.shares]
         facts = {"height": height, "width": width, "confidence": answer.confidence, "shares": shares}
         return {"id": row["id"], "path": row["path"]} | facts
-
-
-def mask_name(item: str) -> str:
-    """The file of an image's mask in its folder: the id with ".png" for its suffix, kept inside the folder."""
-    parts = [part for part in posixpath.splitext(item)[0].split("/") if part not in ("", ".", "..")]
-    return "/".join(parts) + ".png"
 
 
 def predict_segment(
@@ -127,7 +121,7 @@ def evaluate_segment(
     _predict(run, checkpoint, pa.table(columns), config)
     judge = Judge(card.classes, config.draw_worst)
     for row, image, truth in read_pairs(pairs):
-        answer = space.indices(decode_mask(files.read_bytes(run.path(MASKS, mask_name(row["id"])))))
+        answer = space.indices(decode_mask(files.read_bytes(run.path(MASKS, picture_name(row["id"])))))
         judge.add(row["id"], image, truth, answer)
     metrics = judge.figures | {
         "classes": judge.table,
@@ -167,10 +161,6 @@ def _open(checkpoint: str, source: str, out: str, config: SegmentPredictConfig) 
 
 
 def _predict(run: RunFolder, checkpoint: str, index: pa.Table, config: SegmentPredictConfig) -> dict[str, Any]:
-    names: dict[str, str] = {}
-    for item in index["id"].to_pylist():
-        other = names.setdefault(mask_name(item), item)
-        if other != item:
-            raise DataError(f"expected images whose names differ in more than their suffix, got {other} and {item}")
+    check_picture_names(index["id"].to_pylist())
     run_stage(run, index, SegmentStage, {"checkpoint": checkpoint, "gpu": config.gpu, "draw": config.draw}, config)
     return run.finish(count_predictions(run.uri, index, read_predictions(run.uri, SCHEMA)))

@@ -9,9 +9,9 @@ from PIL import Image
 
 from cnnray.config import FacesPredictConfig
 from cnnray.data.feature_store import read_quarantine
+from cnnray.data.picture_names import picture_name
 from cnnray.data.predict import read_predictions
 from cnnray.data.predict_faces import SCHEMA, predict_faces, stored_faces
-from cnnray.data.predict_segment import mask_name
 from cnnray.errors import CheckpointError, QuarantineError, RunFolderError
 from cnnray.infer.face_results import pick_face, to_json
 from cnnray.infer.faces import FacePipeline
@@ -80,7 +80,7 @@ def test_counts_quarantine_overlays_and_the_list_of_faces(run):
     assert [row["id"] for row in listed] == [row["id"] for row in rows]
     assert listed[0]["faces"][0] == to_json(stored_faces(rows[0]).faces[0])
     for row in rows:
-        with Image.open(out / "overlays" / mask_name(row["id"])) as picture:
+        with Image.open(out / "overlays" / picture_name(row["id"])) as picture:
             assert picture.size == (row["width"], row["height"])
 
 
