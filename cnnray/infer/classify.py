@@ -20,7 +20,7 @@ from cnnray.infer.embed import CPU_BATCH, Embedder
 from cnnray.nn.backbones import Extractor, build_backbone, build_extractor
 from cnnray.nn.checkpoint import Card, load_checkpoint, load_into
 from cnnray.nn.device import choose_device, native_precision, num_cores
-from cnnray.nn.heads import build_head
+from cnnray.nn.heads import Head, build_head
 from cnnray.ops.augment import plain_view
 from cnnray.ops.decode import decode
 
@@ -92,11 +92,7 @@ class Classifier:
             CheckpointError: absent, cut short, changed, of another task, or of an architecture that does not fit.
             OptionError: a device that is not there.
         """
-        tensors, card = load_checkpoint(uri, TASK)
-        extractor, head = _build(card, uri)
-        for prefix, module in (("backbone.", extractor), ("head.", head)):
-            part = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-            load_into(module, part, f"{uri} ({prefix}*)")
+        extractor, head, card = load_parts(uri)
         return cls(extractor, head, card, device=device, compile=compile, precision=precision, threads=threads)
 
     @property
@@ -213,7 +209,21 @@ class Classifier:
         return answers
 
 
-def _build(card: Card, uri: str) -> tuple[Extractor, nn.Module]:
+def load_parts(uri: str) -> tuple[Extractor, Head, Card]:
+    """Extractor, head and card of a classifier's checkpoint, in evaluation mode, on the CPU.
+
+    Raises:
+        CheckpointError: as in `Classifier.load`.
+    """
+    tensors, card = load_checkpoint(uri, TASK)
+    extractor, head = _build(card, uri)
+    for prefix, module in (("backbone.", extractor), ("head.", head)):
+        part = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        load_into(module, part, f"{uri} ({prefix}*)")
+    return extractor.eval(), head.eval(), card
+
+
+def _build(card: Card, uri: str) -> tuple[Extractor, Head]:
     """Extractor and head as the card describes them, without their weights."""
     arch = card.arch
     missing = [name for name in _ARCH if name not in arch] + [name for name in _INPUT if name not in card.input]
