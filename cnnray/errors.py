@@ -28,6 +28,7 @@ IMAGE_CODES = (
     "truncated",
     "corrupt",
     "too_large",
+    "too_small",
     "animated",
 )
 FACE_CODES = ("no_face", "several_faces")

@@ -28,6 +28,7 @@ from cnnray.cli import (  # noqa: F401 (they add their commands)
     people,
     predict,
     serve,
+    stylize,
     train,
 )
 from cnnray.cli.app import app

@@ -6,7 +6,12 @@ from cnnray import __version__
 
 Flat = Parameter(name="*")
 
-app = App(name="cnnray", version=__version__, help="Folders of images into trained, served vision models.")
+app = App(
+    name="cnnray",
+    version=__version__,
+    help="Folders of images into trained, served vision models.",
+    suppress_keyboard_interrupt=False,  # `main` says that the same command resumes
+)
 data = App(name="data", help="Look at, convert and split data sets.")
 features = App(name="features", help="Frozen-backbone features, resumable and verified.")
 train = App(name="train", help="Train models.")

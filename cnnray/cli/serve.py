@@ -96,6 +96,44 @@ def query_segment(
     return {"answers": rows}
 
 
+@query.command(name="stylize")
+def query_stylize(
+    images: Annotated[list[Path], Parameter(negative=())],
+    /,
+    *,
+    style: Annotated[list[str], Parameter(negative=())],
+    out: Path,
+    strength: float = 1.0,
+    keep_colors: bool = False,
+    longest_side: int = 1024,
+    url: str = "http://127.0.0.1:8000",
+) -> dict[str, Any]:
+    """Have a running service paint image files.
+
+    Args:
+        images: files.
+        style: NAME, or NAME:SHARE of several.
+        out: folder for a JPEG per image.
+        strength: share of the painting, 0 to 1; the rest is the photo.
+        keep_colors: only light and dark are painted.
+        longest_side: px; larger photos are made smaller.
+        url: of the service.
+    """
+    from cnnray import files
+    from cnnray.client import Client
+
+    options = {"strength": strength, "keep_colors": keep_colors, "longest_side": longest_side}
+    rows = []
+    with Client(url) as client:
+        for path in images:
+            answer = client.stylize(path, style, **options)
+            files.write_bytes(str(out / f"{path.stem}.jpg"), answer.content)
+            size = {"width": answer.width, "height": answer.height}
+            rows.append({"image": str(path)} | size | {"ms": answer.timings["total_ms"]})
+    table("Answers", rows, list(rows[0]))
+    return {"answers": rows}
+
+
 @query.command(name="detect")
 def query_detect(
     images: Annotated[list[Path], Parameter(negative=())],

@@ -1,10 +1,12 @@
 """`cnnray train`: each command writes a run folder, and resumes an unfinished one."""
 
+from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from cnnray.cli.app import Flat, train
 from cnnray.cli.console import say
-from cnnray.config import ClassifyConfig, DetectConfig, FacesConfig, FinetuneConfig, SegmentConfig
+from cnnray.config import ClassifyConfig, DetectConfig, FacesConfig, FinetuneConfig, SegmentConfig, StyleTrainConfig
+from cnnray.errors import OptionError
 
 
 @train.command(name="classify")
@@ -132,3 +134,45 @@ def train_faces(
     )
     say(f"embedder in {out}/checkpoint, report in {out}/report.html")
     return result
+
+
+@train.command(name="stylize")
+def train_stylize(
+    *,
+    content: str,
+    style: list[str],
+    out: str,
+    config: Annotated[StyleTrainConfig, Flat] = StyleTrainConfig(),  # noqa: B008 (frozen)
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Train one network that paints photos in several styles; the same command resumes.
+
+    Args:
+        content: photos to learn on, a folder or a manifest; they need no labels.
+        style: a picture of each style, PATH or NAME=PATH; give the option once for each.
+        out: the run folder of the training.
+        address: of a Ray cluster; without it a local one is started.
+    """
+    from cnnray.train.stylize import train_stylize as launch
+
+    result = launch(content, name_styles(style), out, config, address=address)
+    for name, losses in result["metrics"].items():
+        say(f"{name}: " + ", ".join(f"{part} {value:.4f}" for part, value in losses.items()))
+    say(f"painter in {out}/checkpoint, report in {out}/report.html")
+    return result
+
+
+def name_styles(given: list[str]) -> dict[str, str]:
+    """Paths of style pictures by name; a path without one has the name of its file.
+
+    Raises:
+        OptionError: two of one name.
+    """
+    styles: dict[str, str] = {}
+    for one in given:
+        name, _, path = one.rpartition("=")
+        name = name or PurePosixPath(path).stem
+        if name in styles:
+            raise OptionError(f"expected styles of different names, got {name!r} twice; give NAME=PATH")
+        styles[name] = path
+    return styles

@@ -10,6 +10,7 @@ from cnnray.client.answers import (
     Guess,
     Model,
     Object,
+    Painting,
     Segmentation,
 )
 from cnnray.client.client import Client
@@ -54,6 +55,7 @@ __all__ = [
     "KnownPerson",
     "Model",
     "Object",
+    "Painting",
     "PickedFace",
     "Receipt",
     "Recognized",

@@ -71,6 +71,28 @@ class Segmentation:
 
 
 @dataclass(frozen=True)
+class Painting:
+    """A photo, painted.
+
+    Attributes:
+        content: the painting's file.
+        model: name of the model that answered.
+        height, width: of the painting in px.
+        styles: shares that were asked for.
+        timings: milliseconds by part, as of `Answer`.
+        request_id: under which the service logged the request.
+    """
+
+    content: bytes
+    model: str
+    height: int
+    width: int
+    styles: dict[str, float]
+    timings: dict[str, float]
+    request_id: str
+
+
+@dataclass(frozen=True)
 class Object:
     """One object in an image: its class, its score in [0, 1], and (left, top, right, bottom) in px."""
 

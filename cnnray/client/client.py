@@ -5,9 +5,10 @@ Every call here is one that can be repeated without harm; those that change gall
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import quote
 
 from cnnray.client.answers import (
     Answer,
@@ -17,6 +18,7 @@ from cnnray.client.answers import (
     FaceVerification,
     Guess,
     Model,
+    Painting,
     Segmentation,
     read,
     read_detection,
@@ -163,17 +165,41 @@ class Client(GalleryClient):
             StorageError: the file cannot be read.
             ServiceError: as `classify`.
         """
-        response = self._retried(
-            "POST", "/v1/segment", content=content_of(image), params={"draw": draw}, headers=OCTETS
-        )
+        content, figures = self._picture("/v1/segment", "x-segmentation", image, {"draw": draw})
+        classes = tuple(read(ClassShare, row) for row in figures.get("classes", []))
+        return read(Segmentation, {**figures, "classes": classes, "content": content})
+
+    def stylize(self, image: Image, style: str | Sequence[str] | Mapping[str, float], **options: Any) -> Painting:
+        """A photo painted in a style.
+
+        Args:
+            image: the encoded file's bytes, or its path.
+            style: its name, or the shares of several by name (also as "NAME:SHARE"), which are blended.
+            options: strength (0 to 1), keep_colors, longest_side (px), format ("jpg", "png").
+
+        Raises:
+            StorageError: the file cannot be read.
+            ServiceError: as `classify`.
+        """
+        asked = [f"{name}:{share}" for name, share in style.items()] if isinstance(style, Mapping) else style
+        content, figures = self._picture("/v1/stylize", "x-stylize", image, {"style": asked, **options})
+        return read(Painting, {**figures, "content": content})
+
+    def style_preview(self, style: str) -> bytes:
+        """A small picture in a style, as JPEG.
+
+        Raises:
+            ServiceError: as `classify`; unknown_name of a style that is not there.
+        """
+        return self._retried("GET", f"/v1/stylize/styles/{quote(style, safe='')}").content
+
+    def _picture(self, path: str, name: str, image: Image, params: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
+        """A picture, and the figures in the header of that name."""
+        response = self._retried("POST", path, content=content_of(image), params=params, headers=OCTETS)
         try:
-            figures = json.loads(response.headers["x-segmentation"])
-            classes = tuple(read(ClassShare, row) for row in figures["classes"])
-        except (KeyError, ValueError) as error:
-            raise ServiceError(
-                f"{self.url}/v1/segment answered, but without figures: is it a cnnray service?"
-            ) from error
-        return read(Segmentation, {**figures, "classes": classes, "content": response.content})
+            return response.content, dict(json.loads(response.headers[name]))
+        except (KeyError, ValueError, TypeError) as error:
+            raise ServiceError(f"{self.url}{path} answered, but without figures: is it a cnnray service?") from error
 
     def health(self) -> bool:
         """Whether the service's process lives; tried once."""

@@ -14,6 +14,7 @@ from cnnray.config.faces import (
 )
 from cnnray.config.galleries import CalibrateConfig, EnrollConfig, QualityPolicy, RecognizeConfig, RecordConfig
 from cnnray.config.network import UNSCALED, BackboneConfig, network_name, parse_network
+from cnnray.config.painting import PaintConfig
 from cnnray.config.prediction import DetectPredictConfig, PredictConfig, SearchConfig, SegmentPredictConfig
 from cnnray.config.serving import ServeConfig
 from cnnray.config.sources import (
@@ -25,6 +26,8 @@ from cnnray.config.sources import (
     SourceConfig,
     SplitConfig,
 )
+from cnnray.config.style_training import StyleTrainConfig
+from cnnray.config.stylize import StylizeConfig
 from cnnray.config.training import ClassifyConfig, DetectConfig, FinetuneConfig, LabelConfig, SegmentConfig, TrainConfig
 
 __all__ = [
@@ -46,6 +49,7 @@ __all__ = [
     "LabelConfig",
     "ManifestConfig",
     "network_name",
+    "PaintConfig",
     "PairsConfig",
     "parse_network",
     "PredictConfig",
@@ -60,6 +64,8 @@ __all__ = [
     "SplitConfig",
     "to_toml",
     "VerifyConfig",
+    "StyleTrainConfig",
+    "StylizeConfig",
     "TrainConfig",
     "UNSCALED",
 ]

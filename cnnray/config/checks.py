@@ -8,7 +8,7 @@ from cnnray.errors import OptionError
 
 
 def to_toml(config: Any) -> str:
-    """A flat dataclass of strings, numbers and booleans as TOML text (JSON scalars are valid TOML)."""
+    """A dataclass of strings, numbers, booleans and tuples of them as TOML text (such JSON values are valid TOML)."""
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in dataclasses.asdict(config).items())
 
 

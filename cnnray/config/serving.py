@@ -15,6 +15,8 @@ class ServeConfig:
         classifier: checkpoint folder of the classifier; "" leaves /v1/classify out.
         detector: checkpoint folder of the detector, or one of torchvision's names; "" leaves /v1/detect out.
         segmenter: checkpoint folder of the segmenter; "" leaves /v1/segment out.
+        painter: checkpoint folder of a trained painter, or "default": the one that comes with cnnray; "" leaves
+            /v1/stylize out.
         faces: name of the network that embeds faces, such as "dlib_resnet", or checkpoint folder of a trained one; ""
             leaves /v1/faces out.
         face_views: times that a face is looked at to embed it, see `EmbedderConfig`.
@@ -35,6 +37,7 @@ class ServeConfig:
     classifier: str = ""
     detector: str = ""
     segmenter: str = ""
+    painter: str = ""
     faces: str = ""
     face_views: int = 2
     record: str = ""

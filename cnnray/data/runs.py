@@ -156,8 +156,8 @@ class _Head:
 
 
 def _check_same(uri: str, config: Any, kind: str, source: str) -> None:
-    wanted = {"kind": kind, "source": source, **dataclasses.asdict(config)}
-    found = {f.name: f.default for f in dataclasses.fields(config)}  # of options younger than the run
+    wanted = {"kind": kind, "source": source, **_listed(dataclasses.asdict(config))}
+    found = _listed({f.name: f.default for f in dataclasses.fields(config)})  # of options younger than the run
     found |= tomllib.loads(files.read_bytes(files.join(uri, "config.toml")).decode())
     for key in wanted.keys() | found.keys():
         if key not in RESUMABLE_WITH and wanted.get(key) != found.get(key):
@@ -165,6 +165,11 @@ def _check_same(uri: str, config: Any, kind: str, source: str) -> None:
                 f"{uri} was started with {key} = {found.get(key)!r}, but this command has {wanted.get(key)!r}; "
                 "repeat the first command to resume, or choose another --out"
             )
+
+
+def _listed(values: dict[str, Any]) -> dict[str, Any]:
+    """As TOML has them: lists for tuples."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
 def _check_empty(uri: str) -> None:

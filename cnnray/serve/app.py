@@ -26,7 +26,7 @@ from cnnray.infer.classify import Classifier
 from cnnray.infer.detect import Detector
 from cnnray.infer.gallery.record import Record
 from cnnray.infer.segment import Segmenter
-from cnnray.serve import classify, detect, faces, galleries, segment
+from cnnray.serve import classify, detect, faces, galleries, segment, stylize
 from cnnray.serve.ingress import Ingress, max_in_flight
 from cnnray.serve.replica import Replica, deploy
 
@@ -39,6 +39,7 @@ _REPLICAS: dict[str, type[Replica]] = {
     detect.NAME: detect.Detector,
     segment.NAME: segment.Segmenter,
     faces.NAME: faces.Faces,
+    stylize.NAME: stylize.Painter,
 }
 
 
@@ -191,6 +192,8 @@ def _check_models(config: ServeConfig) -> None:
     for load, checkpoint in given:
         if checkpoint:
             load(checkpoint, device="cpu")
+    if config.painter:
+        stylize.load_painter(config, device="cpu")
     if config.faces:
         faces.load_pipeline(config, device="cpu")
     if config.record:

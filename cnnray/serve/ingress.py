@@ -13,13 +13,13 @@ from starlette.types import ASGIApp
 from cnnray import __version__
 from cnnray.config import ServeConfig
 from cnnray.errors import RecordError
-from cnnray.serve import classify, detect, faces, galleries, gallery_routes, segment
+from cnnray.serve import classify, detect, faces, galleries, gallery_routes, segment, stylize
 from cnnray.serve.guard import Guard
 from cnnray.serve.problems import HANDLERS, PROBLEM_JSON, RETRY_SOON, Refusal
 from cnnray.serve.schemas import ModelInfo, Models, Problem, Status
 
 SELF_TEST_SECONDS = 5.0
-ROUTERS = {part.NAME: part.router for part in (classify, detect, segment, faces)}
+ROUTERS = {part.NAME: part.router for part in (classify, detect, segment, faces, stylize)}
 ROUTERS[galleries.NAME] = gallery_routes.router
 
 router = APIRouter()

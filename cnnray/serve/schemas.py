@@ -98,6 +98,18 @@ class Detections(BaseModel):
     request_id: str
 
 
+class Stylized(BaseModel):
+    """The figures of /v1/stylize."""
+
+    model: str = Field(description="name of the model that answered, as /v1/models lists it")
+    height: int = Field(description="of the painting in pixels")
+    width: int
+    styles: dict[str, float] = Field(description="shares that were asked for")
+    batch_size: int = Field(description="requests that shared a batch")
+    timings: Timings
+    request_id: str
+
+
 class ModelInfo(BaseModel):
     """One model behind the service."""
 
@@ -108,6 +120,7 @@ class ModelInfo(BaseModel):
     weights_sha256: str
     backbone: str
     metrics: dict[str, Any] = Field(description="figures measured when the model was trained")
+    styles: list[str] = Field(default=[], description="that a painter has; GET /v1/stylize/styles/NAME shows one")
 
 
 class Models(BaseModel):

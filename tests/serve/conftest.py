@@ -18,6 +18,7 @@ from cnnray.config import ServeConfig
 from cnnray.serve.app import down, up
 from tests.classifiers import save_classifier
 from tests.detectors import save_detector
+from tests.painters import save_painter
 from tests.segmenters import save_segmenter
 
 
@@ -50,12 +51,18 @@ def detector(tmp_path_factory):
 
 
 @pytest.fixture(scope="package")
+def painter(tmp_path_factory):
+    """Folder of a painter of two styles."""
+    return save_painter(tmp_path_factory.mktemp("painter"))
+
+
+@pytest.fixture(scope="package")
 def cluster():
     """A small Ray cluster of this process's own."""
     with warnings.catch_warnings(action="ignore"):
         ray.init(
             address="local",
-            num_cpus=4,
+            num_cpus=5,
             object_store_memory=150 * 2**20,
             include_dashboard=False,
             log_to_driver=False,
@@ -66,11 +73,12 @@ def cluster():
 
 
 @pytest.fixture(scope="package")
-def service(cluster, checkpoint, detector, segmenter, tmp_path_factory):
+def service(cluster, checkpoint, detector, segmenter, painter, tmp_path_factory):
     config = ServeConfig(
         classifier=checkpoint,
         detector=detector,
         segmenter=segmenter,
+        painter=painter,
         faces="dlib_resnet",
         port=0,
         max_batch_size=4,

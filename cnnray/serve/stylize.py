@@ -1,0 +1,175 @@
+"""/v1/stylize: the deployment that holds the painter, and the endpoints in front of it."""
+
+import functools
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Path, Query, Request, Response
+from numpy.typing import NDArray
+
+from cnnray.config import ServeConfig
+from cnnray.errors import CnnrayError, ImageError
+from cnnray.infer import fast_stylize
+from cnnray.ops.overlay import jpeg, png
+from cnnray.ops.style_pictures import draw_sample
+from cnnray.serve.answers import timings
+from cnnray.serve.problems import Refusal
+from cnnray.serve.replica import Done, Job, Replica
+from cnnray.serve.schemas import Stylized
+from cnnray.serve.uploads import OPENAPI_BODY, read_image
+
+NAME = "painter"
+MAX_SIDE = 4096
+TYPES = {"jpg": "image/jpeg", "png": "image/png"}
+_PICTURE = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in TYPES.values()}
+_PREVIEW_SIDE = 240
+
+router = APIRouter()
+
+
+@router.post(
+    "/v1/stylize",
+    summary="One photo painted in a style, or in a blend of several",
+    openapi_extra={"requestBody": OPENAPI_BODY},
+    response_class=Response,
+    responses={200: {"content": _PICTURE}},
+)
+async def stylize_image(
+    request: Request,
+    style: Annotated[list[str], Query(description="NAME, or NAME:SHARE; several are blended", max_length=16)],
+    strength: Annotated[float, Query(ge=0, le=1, description="share of the painting; the rest is the photo")] = 1.0,
+    keep_colors: Annotated[bool, Query(description="only light and dark are painted")] = False,
+    longest_side: Annotated[int, Query(ge=64, le=MAX_SIDE, description="px; larger photos are made smaller")] = 1024,
+    format: Annotated[Literal["jpg", "png"], Query(description="of the painting")] = "jpg",
+) -> Response:
+    """The painting (a photo as JPEG, PNG, WebP, ... comes as a form's field `file` or as the body).
+
+    The header X-Stylize has the model, the size, shares of the styles and timings as JSON. GET /v1/models lists the
+    styles.
+    """
+    began = time.perf_counter()
+    image = await read_image(request)
+    wish = Wish(_shares(style), strength, keep_colors, longest_side, format)
+    done: Done = await request.app.state.models[NAME].ask.remote(image, wish)
+    if isinstance(done.result, CnnrayError):
+        raise done.result
+    painted: Painted = done.result
+    body = Stylized(
+        model=done.model,
+        height=painted.height,
+        width=painted.width,
+        styles=wish.shares,
+        batch_size=done.batch_size,
+        timings=timings([done], began),
+        request_id=request.state.request_id,
+    )
+    return Response(painted.content, media_type=TYPES[format], headers={"x-stylize": json.dumps(body.model_dump())})
+
+
+@router.get(
+    "/v1/stylize/styles/{style}",
+    summary="What a style looks like",
+    response_class=Response,
+    responses={200: {"content": {TYPES["jpg"]: _PICTURE[TYPES["jpg"]]}}},
+)
+async def preview_style(request: Request, style: Annotated[str, Path(max_length=100)]) -> Response:
+    """A small picture in that style, as JPEG."""
+    content = await request.app.state.models[NAME].preview.remote(style)
+    if isinstance(content, CnnrayError):
+        raise content
+    return Response(content, media_type=TYPES["jpg"], headers={"cache-control": "max-age=3600"})
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The option of a job: share of each style, and the rest of what is asked."""
+
+    shares: dict[str, float]
+    strength: float
+    keep_colors: bool
+    longest_side: int
+    format: str
+
+
+@dataclass(frozen=True)
+class Painted:
+    """A painting as it travels: the file, its size in px."""
+
+    content: bytes
+    height: int
+    width: int
+
+
+class Painter(Replica):
+    """A replica of the painter; the option of a job is a Wish."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        self._stylizer = load_painter(config, device="cuda" if config.gpu else "cpu")
+        super().__init__(self._stylizer, config)
+
+    def answer(self, jobs: Sequence[Job]) -> list[Any]:
+        """Painted, or the error of a photo or a wish, for each job; those of one size are painted together."""
+        answers: list[Any] = [self._wrong(job.option) for job in jobs]
+        for side in {job.option.longest_side for job in jobs}:
+            some = [at for at, job in enumerate(jobs) if job.option.longest_side == side and answers[at] is None]
+            wishes = [jobs[at].option for at in some]
+            paintings = self._stylizer.predict(
+                [jobs[at].image for at in some],
+                [wish.shares for wish in wishes],
+                strength=[wish.strength for wish in wishes],
+                colors=[wish.keep_colors for wish in wishes],
+                longest_side=side,
+            )
+            for at, wish, painting in zip(some, wishes, paintings, strict=True):
+                answers[at] = painting if isinstance(painting, ImageError) else _encoded(painting, wish.format)
+        return answers
+
+    async def preview(self, style: str) -> bytes | CnnrayError:
+        """A JPEG in that style, or UnknownNameError."""
+        wrong = self._wrong(Wish({style: 1.0}, 1.0, False, _PREVIEW_SIDE, "jpg"))
+        return wrong or self._preview(style)
+
+    @functools.cache  # noqa: B019 (as many as there are styles, for as long as the replica lives)
+    def _preview(self, style: str) -> bytes:
+        (painting,) = self._stylizer.predict([draw_sample(_PREVIEW_SIDE)], style)
+        assert not isinstance(painting, ImageError)
+        return jpeg(painting)
+
+    def _wrong(self, wish: Wish) -> CnnrayError | None:
+        try:
+            self._stylizer.shares(wish.shares)
+        except CnnrayError as error:
+            return error
+        return None
+
+
+def load_painter(config: ServeConfig, *, device: str) -> fast_stylize.Stylizer:
+    """What the options ask for.
+
+    Raises:
+        CheckpointError: absent, damaged or of another task.
+    """
+    uri = fast_stylize.SHIPPED if config.painter == "default" else config.painter
+    return fast_stylize.Stylizer.load(uri, device=device)
+
+
+def _encoded(painting_HWC: NDArray[np.uint8], suffix: str) -> Painted:
+    content = png(painting_HWC) if suffix == "png" else jpeg(painting_HWC)
+    return Painted(content, *painting_HWC.shape[:2])
+
+
+def _shares(given: Sequence[str]) -> dict[str, float]:
+    """Shares by style of NAME or NAME:SHARE."""
+    shares: dict[str, float] = {}
+    for one in given:
+        name, colon, share = one.rpartition(":")
+        try:
+            shares[name if colon else one] = float(share) if colon else 1.0
+        except ValueError:
+            detail = f"query style: expected NAME or NAME:SHARE, got {one[:100]!r}"
+            raise Refusal(422, "invalid_parameter", detail) from None
+    return shares
