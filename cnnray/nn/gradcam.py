@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnray.errors import OptionError
-from cnnray.nn.layer_names import without_weights
 from cnnray.nn.rectify import Rectified
+from cnnray.ops.costs import without_weights
 
 Part = Callable[[Tensor], Tensor]
 

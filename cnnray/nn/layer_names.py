@@ -1,6 +1,5 @@
 """The convolutions of a network under names for people, and its shapes without its weights."""
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -64,16 +63,6 @@ def find_layer(layers: dict[str, ConvLayer], name: str, network: str) -> ConvLay
     if name not in layers:
         raise UnknownNameError(f"conv layer of {network}", name, layers)
     return layers[name]
-
-
-def without_weights(module: Module) -> Module:
-    """A copy on the meta device, which computes shapes alone; the module itself is left alone, its weights unread."""
-    tensors: list[Tensor] = [*module.parameters(), *module.buffers()]
-    memo: dict[int, object] = {}
-    for tensor in tensors:
-        hollow = tensor.detach().to("meta")
-        memo[id(tensor)] = nn.Parameter(hollow, False) if isinstance(tensor, nn.Parameter) else hollow
-    return copy.deepcopy(module, memo)
 
 
 def _walk(module: nn.Module, names: tuple[str, ...], stage: str) -> Iterator[tuple[str, ConvLayer]]:

@@ -18,8 +18,9 @@ from torch.overrides import TorchFunctionMode
 
 from cnnray.errors import OptionError
 from cnnray.nn.backbones import Backbone
-from cnnray.nn.layer_names import conv_layers, find_layer, layers_of, without_weights
+from cnnray.nn.layer_names import conv_layers, find_layer, layers_of
 from cnnray.nn.watch import stages_up_to
+from cnnray.ops.costs import without_weights
 
 Box = tuple[int, int, int, int]
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cnnray.errors import OptionError, UnknownNameError
-from cnnray.nn.layer_names import without_weights
+from cnnray.ops.costs import without_weights
 
 RULES = ("deconv", "guided", "gradient")
 

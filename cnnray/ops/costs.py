@@ -5,13 +5,15 @@ A convolution of kernel k x k from C to K channels in g groups costs H' * W' * K
 pooling, which multiply nothing by weights or fold into convolutions, are not counted, as is usual in papers.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,20 @@ def layer_costs(module: nn.Module, *shape: int) -> list[LayerCosts]:
 
 def output_shape(module: nn.Module, *shape: int) -> tuple[int, ...]:
     """Shape of `module`'s output for one input of `shape`, both without the batch; nothing is computed."""
-    meta = {name: t.to("meta") for name, t in (*module.named_parameters(), *module.named_buffers())}
-    with torch.no_grad(), _evaluating(module):
-        output: Tensor = functional_call(module, meta, torch.empty(1, *shape, device="meta"))
-    return tuple(output.shape[1:])
+    return _shape_of(without_weights(module), *shape)
+
+
+def without_weights(module: Module) -> Module:
+    """A copy on the meta device, which computes shapes alone; the module itself is left alone, its weights unread.
+
+    To run the module itself with such weights in their place (`torch.func.functional_call`) is not for several threads:
+    one puts the other's meta tensors back as the weights.
+    """
+    memo: dict[int, object] = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        hollow = tensor.detach().to("meta")
+        memo[id(tensor)] = nn.Parameter(hollow, False) if isinstance(tensor, nn.Parameter) else hollow
+    return copy.deepcopy(module, memo)
 
 
 def _count_macs(module: nn.Module, shape: tuple[int, ...]) -> int:
@@ -117,25 +129,14 @@ def _layer_macs(layer: nn.Module, input: Tensor, output: Tensor) -> int:
 
 def _run(module: nn.Module, shape: tuple[int, ...], record: Callable[[str, nn.Module, Tensor, Tensor], None]) -> None:
     """One pass without computing; `record` gets name, layer, input and output of each layer, in order."""
-    layers = [(name, part) for name, part in module.named_modules() if not [*part.children()]]
-    handles = [
-        part.register_forward_hook(lambda layer, inputs, output, name=name: record(name, layer, inputs[0], output))
-        for name, part in layers
-    ]
-    try:
-        output_shape(module, *shape)
-    finally:
-        for handle in handles:
-            handle.remove()
+    hollow = without_weights(module)
+    for name, part in hollow.named_modules():
+        if not [*part.children()]:
+            part.register_forward_hook(lambda layer, inputs, output, name=name: record(name, layer, inputs[0], output))
+    _shape_of(hollow, *shape)
 
 
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and every part's own mode again afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
+def _shape_of(hollow: nn.Module, *shape: int) -> tuple[int, ...]:
+    with torch.no_grad():
+        output: Tensor = hollow.eval()(torch.empty(1, *shape, device="meta"))
+    return tuple(output.shape[1:])

@@ -1,5 +1,7 @@
 """Costs: by hand, against PyTorch's own counter, and against what torchvision publishes."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from efficientnet_lite_pytorch import EfficientNet
@@ -110,3 +112,13 @@ def test_weights_take_what_the_textbook_says(name, mebibytes):
     with torch.device("meta"):
         network = BACKBONES[name].build()
     assert count_costs(network, 3, 224, 224).size_bytes / 2**20 == pytest.approx(mebibytes, rel=0.01)
+
+
+def test_several_threads_may_ask_of_one_network():
+    net = nn.Sequential(*(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)) for _ in range(8)))
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with ThreadPoolExecutor(8) as pool:
+        shapes = set(pool.map(lambda side: output_shape(net, 4, side, 9), [5] * 400))
+    assert shapes == {(4, 5, 9)} and net.training
+    for name, tensor in net.state_dict().items():
+        assert tensor.device.type == "cpu" and torch.equal(tensor, before[name]), name

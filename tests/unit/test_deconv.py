@@ -12,11 +12,12 @@ from cnnray.errors import OptionError, UnknownNameError
 from cnnray.nn.backbones import Backbone, build_backbone, build_extractor
 from cnnray.nn.deconv import Deconv, strongest_places
 from cnnray.nn.gradcam import grad_cam, guided_backprop, guided_grad_cam, stages_with_maps, winners
-from cnnray.nn.layer_names import conv_layers, without_weights
+from cnnray.nn.layer_names import conv_layers
 from cnnray.nn.receptive import receptive_field, receptive_fields
 from cnnray.nn.rectify import Rectified, other_activations, suited_rule
 from cnnray.nn.spec import BackboneSpec
 from cnnray.nn.watch import normalised
+from cnnray.ops.costs import without_weights
 
 TOLERANCE = 1e-5  # of the greatest value: float32 sums in another order
 
