@@ -30,6 +30,7 @@ from cnnray.cli import (  # noqa: F401 (they add their commands)
     serve,
     stylize,
     train,
+    visualize,
 )
 from cnnray.cli.app import app
 from cnnray.cli.console import say

@@ -19,7 +19,8 @@ evaluate = App(name="evaluate", help="Measure a checkpoint on labelled images.")
 compare = App(name="compare", help="Measure several checkpoints on the same images.")
 predict = App(name="predict", help="Predict a folder: Parquet, masks or COCO JSON.")
 faces = App(name="faces", help="Find faces, enrol people in galleries, say who it is.")
+visualize = App(name="visualize", help="What networks see, and why they answer as they do.")
 serve = App(name="serve", help="The HTTP service.")
 query = App(name="query", help="Ask a running service.")
-for group in (data, features, train, evaluate, compare, predict, faces, serve, query):
+for group in (data, features, train, evaluate, compare, predict, faces, visualize, serve, query):
     app.command(group)

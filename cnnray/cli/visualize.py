@@ -1,0 +1,67 @@
+"""`cnnray visualize`: what networks see."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from cnnray.cli.app import visualize
+from cnnray.cli.console import say, table
+
+if TYPE_CHECKING:
+    from cnnray.infer.explain import Explanation
+
+_SIDE = 480  # px of a picture
+
+
+@visualize.command(name="why")
+def visualize_why(
+    images: Annotated[list[Path], Parameter(negative=())],
+    /,
+    *,
+    classifier: str,
+    out: Path,
+    label: str = "",
+    stage: str = "",
+) -> dict[str, Any]:
+    """Show what in photos speaks for a classifier's answer: Grad-CAM, and guided backpropagation where the network can.
+
+    Args:
+        images: files.
+        classifier: checkpoint folder.
+        out: folder for a PNG per image: the photo, the places that speak for the class, the pixels that do.
+        label: the class; without it, the classifier's answer.
+        stage: of the network, whose map is weighed; without it, the last one that is a map.
+    """
+    from cnnray import files
+    from cnnray.data.fetch import fetch_image
+    from cnnray.infer.explain import Explainer
+    from cnnray.ops.decode import decode
+
+    explainer, rows, notes = Explainer.load(files.absolute(classifier), stage=stage), [], set()
+    for path in images:
+        content = fetch_image(str(path))
+        found = explainer.why(content, label or None)
+        files.write_bytes(str(out / f"{path.stem}.png"), _picture(decode(content), found))
+        rows.append({"image": path.name, "label": found.label, "probability": found.probability})
+        notes.add(found.note)
+    table(f"Why, by {explainer.stage}", rows, ["image", "label", "probability"])
+    for note in sorted(notes - {""}):
+        say(note)
+    say(f"pictures in {out}")
+    return {"stage": explainer.stage, "answers": rows}
+
+
+def _picture(photo_HWC: Any, found: "Explanation") -> bytes:
+    """Photo, heat over it, and what the network's view of it says pixel by pixel; side by side."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    from cnnray.ops.overlay import png
+    from cnnray.ops.show import heat_over, signed_picture
+
+    shown = [photo_HWC, heat_over(photo_HWC, found.heat_HW)]
+    if found.guided_HWC is not None:
+        shown.append(signed_picture(found.guided_HWC, 99))
+    sized = [ImageOps.pad(Image.fromarray(one), (_SIDE, _SIDE), Image.Resampling.BICUBIC, "white") for one in shown]
+    return png(np.concatenate([np.asarray(one) for one in sized], axis=1))
