@@ -53,15 +53,19 @@ def visualize_why(
 
 
 def _picture(photo_HWC: Any, found: "Explanation") -> bytes:
-    """Photo, heat over it, and what the network's view of it says pixel by pixel; side by side."""
+    """Photo, heat over it, and the pixels that speak for the class where the network saw them; side by side."""
     import numpy as np
     from PIL import Image, ImageOps
 
     from cnnray.ops.overlay import png
-    from cnnray.ops.show import heat_over, signed_picture
+    from cnnray.ops.show import GREY, heat_over, signed_picture
 
     shown = [photo_HWC, heat_over(photo_HWC, found.heat_HW)]
     if found.guided_HWC is not None:
-        shown.append(signed_picture(found.guided_HWC, 99))
+        top, left, bottom, right = (round(edge) for edge in found.seen)
+        pixels = Image.fromarray(signed_picture(found.guided_HWC, 99))
+        canvas = Image.new("RGB", photo_HWC.shape[1::-1], (GREY,) * 3)
+        canvas.paste(pixels.resize((right - left, bottom - top), Image.Resampling.BICUBIC), (left, top))
+        shown.append(np.asarray(canvas))
     sized = [ImageOps.pad(Image.fromarray(one), (_SIDE, _SIDE), Image.Resampling.BICUBIC, "white") for one in shown]
     return png(np.concatenate([np.asarray(one) for one in sized], axis=1))
