@@ -73,10 +73,11 @@ def test_an_answer_has_its_timings_and_all_its_classes(service, photos):
 
 def test_health_ready_and_models(client, checkpoint):
     assert client.health() and client.ready()
-    model, finder, other, faces = client.models()
+    model, finder, other, faces, painter = client.models()
     assert (finder.task, finder.classes, finder.input_size) == ("detect", 2, 96)
     assert (other.task, other.classes, other.backbone) == ("segment", 2, "plain")
     assert (faces.task, faces.input_size, faces.backbone) == ("faces", 150, "dlib_resnet")
+    assert (painter.task, painter.classes, painter.input_size) == ("stylize", 2, 0)
     alone = Classifier.load(checkpoint, device="cpu")
     assert (model.name, model.task, model.classes, model.input_size) == (alone.name, "classify", 3, 96)
     assert (model.weights_sha256, model.backbone) == (alone.card.weights_sha256, "efficientnet_lite0")
@@ -100,6 +101,8 @@ def test_the_documentation_needs_no_internet(service):
             "segment",
             "faces/detect",
             "faces/verify",
+            "stylize",
+            "stylize/styles/{style}",
             "health",
             "ready",
             "models",
