@@ -22,7 +22,7 @@ from cnnray.nn.checkpoint import Card, load_checkpoint, load_into
 from cnnray.nn.device import choose_device, native_precision, num_cores
 from cnnray.nn.heads import Head, build_head
 from cnnray.ops.augment import plain_view
-from cnnray.ops.decode import decode
+from cnnray.ops.decode import read_pixels
 
 TASK = "classify"
 GPU_BATCH = 64
@@ -165,15 +165,9 @@ class Classifier:
             )
 
     def _view(self, image: bytes | NDArray[np.uint8]) -> Tensor | ImageError:
-        if isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-                raise OptionError(f"expected uint8 images [H, W, 3], got {image.dtype} {list(image.shape)}")
-            pixels = image
-        else:
-            try:
-                pixels = decode(image)
-            except ImageError as error:
-                return error
+        pixels = read_pixels(image)
+        if isinstance(pixels, ImageError):
+            return pixels
         given = self.card.input
         return plain_view(pixels, size=given["size"], resize=given["resize"], interpolation=given["interpolation"])
 

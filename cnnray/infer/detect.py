@@ -20,7 +20,7 @@ from cnnray.nn.device import choose_device, native_precision, num_cores
 from cnnray.nn.fold import fold_batch_norms
 from cnnray.nn.torchvision_detectors import DETECTORS, coco_classes
 from cnnray.nn.weights import content_sha256
-from cnnray.ops.decode import decode
+from cnnray.ops.decode import read_pixels
 from cnnray.ops.detections import Found, pick
 from cnnray.ops.letterbox import Letterbox
 from cnnray.ops.slices import merge_slices, plan_slices
@@ -156,14 +156,10 @@ class Detector:
         if not fine or (certain and not len(answer.scores_N)):  # type: ignore[union-attr]
             raise CheckpointError(f"{self.name} failed its self-test: the answer for a grey image is {answer}")
 
-    def _answer(self, image: bytes | NDArray[np.uint8], search: SearchConfig) -> Detections | ImageError:
-        if isinstance(image, bytes):
-            try:
-                image = decode(image)
-            except ImageError as error:
-                return error
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise OptionError(f"expected uint8 images [H, W, 3], got {image.dtype} {list(image.shape)}")
+    def _answer(self, source: bytes | NDArray[np.uint8], search: SearchConfig) -> Detections | ImageError:
+        image = read_pixels(source)
+        if isinstance(image, ImageError):
+            return image
         height, width = image.shape[:2]
         whole = (0, 0, height, width)
         found = self._search(image, search)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnray.config import EmbedderConfig, FaceSearchConfig
-from cnnray.errors import CheckpointError, ImageError, OptionError
+from cnnray.errors import CheckpointError, ImageError
 from cnnray.infer.face_results import Face, Faces, Verification, VerifiedPair, pick_face
 from cnnray.nn.device import choose_device, native_precision, num_cores
 from cnnray.nn.embedders import LoadedEmbedder, load_embedder
@@ -27,7 +27,7 @@ from cnnray.nn.faces import WINDOW, DlibDetector
 from cnnray.nn.landmarks import LandmarkForest
 from cnnray.ops.align import align_faces
 from cnnray.ops.boxes import suppress
-from cnnray.ops.decode import decode
+from cnnray.ops.decode import read_pixels
 from cnnray.ops.face_quality import FaceQuality, brightness, head_pose, sharpness
 from cnnray.ops.transforms import channels_first, resize_image
 from cnnray.ops.turns import turn_back
@@ -231,14 +231,10 @@ class FacePipeline:
         if not abs(length - 1) < 1e-3:
             raise CheckpointError(f"{self.name} failed its self-test: a grey face has an embedding of length {length}")
 
-    def _find(self, image: bytes | NDArray[np.uint8], search: FaceSearchConfig) -> _Found | ImageError:
-        if isinstance(image, bytes):
-            try:
-                image = decode(image)
-            except ImageError as error:
-                return error
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise OptionError(f"expected uint8 images [H, W, 3], got {image.dtype} {list(image.shape)}")
+    def _find(self, source: bytes | NDArray[np.uint8], search: FaceSearchConfig) -> _Found | ImageError:
+        image = read_pixels(source)
+        if isinstance(image, ImageError):
+            return image
         image_CHW = channels_first(image)
         with torch.inference_mode():  # belongs to the thread, so it is set here and not once
             return self._all_round(image_CHW, search) if search.rotated else self._upright(image_CHW, search)

@@ -17,7 +17,7 @@ from cnnray.errors import CheckpointError, ImageError, OptionError, UnknownNameE
 from cnnray.nn.checkpoint import Card, load_checkpoint, load_into
 from cnnray.nn.device import choose_device, native_precision
 from cnnray.nn.transform_net import TransformNet
-from cnnray.ops.decode import decode
+from cnnray.ops.decode import read_pixels
 from cnnray.ops.style import keep_colors
 from cnnray.ops.style_pictures import fit_longest
 
@@ -176,12 +176,9 @@ def _check_strengths(strengths: Sequence[float]) -> None:
 
 def _read(image: bytes | Pixels, longest_side: int) -> Pixels | ImageError:
     """Pixels to paint, or what is wrong with them."""
-    try:
-        photo = decode(image) if isinstance(image, bytes) else image
-    except ImageError as error:
-        return error
-    if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
-        raise OptionError(f"expected uint8 images [H, W, 3], got {photo.dtype} {list(photo.shape)}")
+    photo = read_pixels(image)
+    if isinstance(photo, ImageError):
+        return photo
     photo = fit_longest(photo, longest_side)
     height, width = photo.shape[:2]
     if min(height, width) < SMALLEST:

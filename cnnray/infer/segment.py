@@ -18,7 +18,7 @@ from cnnray.nn.checkpoint import Card, load_checkpoint, load_into
 from cnnray.nn.device import choose_device, native_precision, num_cores
 from cnnray.nn.fold import fold_batch_norms
 from cnnray.nn.segment import SegmentNet, build_segmenter
-from cnnray.ops.decode import decode
+from cnnray.ops.decode import read_pixels
 from cnnray.ops.overlay import mask_png
 from cnnray.ops.tiles import tiled
 
@@ -137,14 +137,10 @@ class Segmenter:
         if not isinstance(answer, Segmentation) or not 0 < answer.confidence <= 1:
             raise CheckpointError(f"{self.name} failed its self-test: the answer for a grey image is {answer}")
 
-    def _answer(self, image: bytes | NDArray[np.uint8]) -> Segmentation | ImageError:
-        if isinstance(image, bytes):
-            try:
-                image = decode(image)
-            except ImageError as error:
-                return error
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise OptionError(f"expected uint8 images [H, W, 3], got {image.dtype} {list(image.shape)}")
+    def _answer(self, source: bytes | NDArray[np.uint8]) -> Segmentation | ImageError:
+        image = read_pixels(source)
+        if isinstance(image, ImageError):
+            return image
         with torch.inference_mode():  # belongs to the thread, so it is set here and not once
             pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(self.device)
             given = self.card.input

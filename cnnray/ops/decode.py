@@ -24,7 +24,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 from torchvision.io import ImageReadMode
 
-from cnnray.errors import ImageError
+from cnnray.errors import ImageError, OptionError
 from cnnray.ops.pixels import exif_orientation, orient, to_rgb
 
 MAX_PIXELS = 25_000_000
@@ -73,6 +73,25 @@ _REFUSED: tuple[tuple[bytes, str], ...] = (
 # Pillow warns about damaged metadata in text that the file chooses, and Python remembers every text it has shown:
 # in a service, memory and log would grow with each hostile file. Filters are process-wide, so it is set once, here.
 warnings.filterwarnings("ignore", module=r"PIL\.\w+ImagePlugin")
+
+
+def read_pixels(image: bytes | NDArray[np.uint8]) -> NDArray[np.uint8] | ImageError:
+    """Pixels of an encoded file, see `decode`, or what is wrong with it; decoded pixels as they are.
+
+    Args:
+        image: an encoded file, or uint8 RGB [H, W, 3].
+
+    Raises:
+        OptionError: an array of another shape or type.
+    """
+    if not isinstance(image, np.ndarray):
+        try:
+            return decode(image)
+        except ImageError as error:
+            return error
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise OptionError(f"expected uint8 images [H, W, 3], got {image.dtype} {list(image.shape)}")
+    return image
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
