@@ -163,8 +163,8 @@ class Level(NamedTuple):
         """Of the pictures of a canvas."""
         targets = StyleTargets.of(perceiver, taps.style, [_rgb(style) for style in canvas.styles])
         with torch.no_grad():
-            maps = perceiver(_rgb(canvas.seen_content))
-        return cls(targets.blend(canvas.weights), {tap: maps[tap] for tap in taps.content})
+            content = perceiver(_rgb(canvas.seen_content), taps.content)
+        return cls(targets.blend(canvas.weights), content)
 
 
 def _rgb(planes: Tensor) -> Tensor:

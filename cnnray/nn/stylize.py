@@ -25,6 +25,11 @@ class Taps(NamedTuple):
     style: tuple[str, ...]
     content: tuple[str, ...]
 
+    @property
+    def every(self) -> tuple[str, ...]:
+        """All of them, each once."""
+        return tuple(dict.fromkeys((*self.style, *self.content)))
+
 
 # Of VGG those of Gatys et al.: relu1_1 to relu5_1, and relu4_2.
 _VGG16 = Taps(("block1.1", "block2.1", "block3.1", "block4.1", "block5.1"), ("block4.3",))
@@ -78,21 +83,23 @@ class Perceiver(nn.Module):
         """Stays in evaluation mode."""
         return super().train(False)
 
-    def forward(self, images_N3HW: Tensor) -> Maps:
+    def forward(self, images_N3HW: Tensor, taps: Sequence[str] = ()) -> Maps:
         """Activations [N, C, h, w] by tap.
 
         Args:
             images_N3HW: RGB in [0, 1].
+            taps: of those that it was made with, the ones that are wanted; empty is all.
 
         Raises:
             OptionError: pictures so small that nothing is left of them at a tap, or too large for the memory; or a tap
                 that gives no map.
         """
+        places = {tap: self._places[tap] for tap in taps or self.taps}
         wanted: dict[float, list[str]] = {}
-        for scale, path in self._places.values():
+        for scale, path in places.values():
             wanted.setdefault(scale, []).append(path)
         seen = {scale: self._look(images_N3HW, scale, paths) for scale, paths in wanted.items()}
-        found = {tap: seen[scale][path] for tap, (scale, path) in self._places.items()}
+        found = {tap: seen[scale][path] for tap, (scale, path) in places.items()}
         for tap, maps in found.items():
             if maps.ndim != 4:
                 raise OptionError(
@@ -140,7 +147,7 @@ class StyleTargets(NamedTuple):
     def of(cls, perceiver: Perceiver, taps: Sequence[str], styles: Sequence[Tensor]) -> "StyleTargets":
         """Of pictures [1, 3, H, W], each of a size of its own."""
         with torch.no_grad():
-            seen = [perceiver(style) for style in styles]
+            seen = [perceiver(style, taps) for style in styles]
             return cls({tap: torch.cat([gram_matrix(maps[tap]) for maps in seen]) for tap in taps})
 
     def blend(self, weights_NS: Tensor) -> dict[str, Tensor]:

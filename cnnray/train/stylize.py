@@ -34,6 +34,7 @@ from cnnray.nn.checkpoint import Card, load_checkpoint, save_checkpoint
 from cnnray.nn.transform_net import TransformNet
 from cnnray.ops.decode import decode
 from cnnray.ops.overlay import png
+from cnnray.ops.planes import to_pixels
 from cnnray.ops.split import stratified_split
 from cnnray.ops.style_pictures import fit_style
 from cnnray.page import Picture, Section, Table, write_page
@@ -182,7 +183,7 @@ def _measure(
             sums += weights.T.double() @ losses.double()
             for photo, painting, style in zip(photos, painted, weights.argmax(1).tolist(), strict=True):
                 shown = [photo, painting] if style == 0 else [painting]
-                pictures += [(one.permute(1, 2, 0) * 255).round().byte().numpy() for one in shown]
+                pictures += [to_pixels(one[None]) for one in shown]
     means = sums / val.num_rows
     figures = {
         name: dict(zip(("style", "content", "variation"), map(float, row), strict=True))

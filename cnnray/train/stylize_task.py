@@ -44,16 +44,14 @@ class Judge:
         backbone = build_backbone(config.backbone, config.weights)
         taps = find_taps(backbone, config.style_taps, config.content_taps)
         self._content = taps.content
-        every = tuple(dict.fromkeys((*taps.style, *taps.content)))
-        self._perceiver = Perceiver(backbone, every, smooth=config.smooth).to(memory_format=torch.channels_last)
+        self._perceiver = Perceiver(backbone, taps.every, smooth=config.smooth).to(memory_format=torch.channels_last)
         self._targets = StyleTargets.of(self._perceiver, taps.style, [style.float() / 255 for style in styles])
 
     def losses(self, painted_N3HW: Tensor, photos_N3HW: Tensor, weights_NS: Tensor) -> Losses:
         """Of paintings of photos, RGB in [0, 1], in a blend of styles."""
         self._move(painted_N3HW.device)
         with torch.no_grad():
-            seen = self._perceiver(photos_N3HW)
-        wanted = {tap: seen[tap] for tap in self._content}
+            wanted = self._perceiver(photos_N3HW, self._content)
         grams = self._targets.blend(weights_NS)
         return style_losses(self._perceiver(painted_N3HW), grams, wanted, painted_N3HW.float())
 

@@ -203,3 +203,18 @@ def test_a_mask_cuts_the_losses_out(lite):
     torch.testing.assert_close(found.variation, total_variation(IMAGES[..., :32]))
     plain = style_losses(maps, left, elsewhere, IMAGES)
     assert (plain.style > 1e-4).all() and (plain.content > 0.1).all()
+
+
+def test_only_the_taps_that_are_wanted_are_looked_at():
+    backbone = build_backbone("efficientnet_lite0")
+    perceiver = Perceiver(backbone, ("stem@2", "stage1", "stage3"))
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    calls = []
+    for name, stage in perceiver.body.named_children():
+        stage.register_forward_hook(lambda *_, name=name: calls.append(name))
+    whole = perceiver(image)
+    assert calls == ["stem", "stem", "stage1", "stage2", "stage3"]
+    calls.clear()
+    found = perceiver(image, ("stage1",))
+    assert calls == ["stem", "stage1"] and list(found) == ["stage1"]
+    assert torch.equal(found["stage1"], whole["stage1"])
