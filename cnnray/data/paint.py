@@ -27,7 +27,7 @@ from cnnray.errors import ImageError
 from cnnray.infer.fast_stylize import SHIPPED, TASK, Stylizer
 from cnnray.nn.checkpoint import load_card
 from cnnray.ops.decode import decode
-from cnnray.ops.overlay import jpeg, png
+from cnnray.ops.overlay import encode, jpeg
 from cnnray.report import picture_grid
 
 PAINTED = "painted"
@@ -66,7 +66,7 @@ def load_painter(config: PaintConfig, *, device: str = "auto") -> Stylizer:
     Raises:
         CheckpointError: absent, damaged, or of another task.
     """
-    return Stylizer.load(files.absolute(config.painter) if config.painter else SHIPPED, device=device)
+    return Stylizer.load(_place(config), device=device)
 
 
 def style_names(config: PaintConfig) -> list[str]:
@@ -75,7 +75,7 @@ def style_names(config: PaintConfig) -> list[str]:
     Raises:
         CheckpointError: as `load_painter`.
     """
-    return list(load_card(files.absolute(config.painter) if config.painter else SHIPPED, TASK).classes)
+    return list(load_card(_place(config), TASK).classes)
 
 
 def paint(stylizer: Stylizer, content: bytes, shares: Mapping[str, float], config: PaintConfig) -> Pixels:
@@ -95,11 +95,6 @@ def paint(stylizer: Stylizer, content: bytes, shares: Mapping[str, float], confi
     if isinstance(painting, ImageError):
         raise painting
     return painting
-
-
-def encode(painting_HWC: Pixels, suffix: str) -> bytes:
-    """A painting as a file, "jpg" or "png"."""
-    return png(painting_HWC) if suffix == "png" else jpeg(painting_HWC)
 
 
 def paint_photo(path: str, out: str, shares: Mapping[str, float], config: PaintConfig) -> dict[str, Any]:
@@ -184,3 +179,8 @@ def paint_sheet(
     sheet = picture_grid(rows, ["photo", *(name.replace("_", " ") for name in styles)])
     files.write_bytes(files.absolute(out), sheet if out.lower().endswith(".png") else jpeg(decode(sheet), 80))
     return {"photos": len(paths), "styles": list(styles), "out": out}
+
+
+def _place(config: PaintConfig) -> str:
+    """Of the painter's checkpoint."""
+    return files.absolute(config.painter) if config.painter else SHIPPED

@@ -85,7 +85,7 @@ class Stylizer:
         *,
         strength: float | Sequence[float] = 1.0,
         colors: bool | Sequence[bool] = False,
-        longest_side: int = 0,
+        longest_side: int | Sequence[int] = 0,
     ) -> list[Pixels | ImageError]:
         """Paintings, uint8 RGB [H, W, 3].
 
@@ -94,7 +94,7 @@ class Stylizer:
             wishes: of all photos, or of each: a style, or shares of several, which are brought to a sum of 1.
             strength: of all, or of each: share of the painting, 0 to 1; the rest is the photo.
             colors: of all, or of each: whether the photo's colours stay.
-            longest_side: px to which larger photos are brought; 0 leaves all as they are.
+            longest_side: of all, or of each: px to which larger photos are brought; 0 leaves them as they are.
 
         Returns:
             One entry per photo, in their order. A bad one has its error there and changes no other's answer.
@@ -105,11 +105,10 @@ class Stylizer:
         """
         count = len(images)
         asked = [wishes] * count if isinstance(wishes, str | Mapping) else list(wishes)
-        strengths = [strength] * count if isinstance(strength, int | float) else list(strength)
-        kept = [colors] * count if isinstance(colors, bool) else list(colors)
+        strengths, kept, sides = (_each(given, count) for given in (strength, colors, longest_side))
         weights_NS = torch.tensor([self.shares(wish) for wish in asked]).view(count, len(self.styles))
         _check_strengths(strengths)
-        answers: list[Pixels | ImageError] = [_read(image, longest_side) for image in images]
+        answers: list[Pixels | ImageError] = [_read(image, side) for image, side in zip(images, sides, strict=True)]
         for some in _batches(answers):
             with torch.inference_mode():  # belongs to the thread
                 photos = self._photos([answers[at] for at in some])
@@ -166,6 +165,11 @@ class Stylizer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             painted: Tensor = self._net(photos_N3HW, weights_NS, bands)
         return painted.float()
+
+
+def _each(given: Any, count: int) -> list[Any]:
+    """One value for each photo."""
+    return list(given) if isinstance(given, Sequence) else [given] * count
 
 
 def _check_strengths(strengths: Sequence[float]) -> None:

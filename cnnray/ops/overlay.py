@@ -81,6 +81,11 @@ def png(pixels: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
+def encode(pixels_HWC: NDArray[np.uint8], suffix: str) -> bytes:
+    """A file of uint8 RGB [H, W, 3]: a PNG if `suffix` is "png", else a JPEG."""
+    return png(pixels_HWC) if suffix == "png" else jpeg(pixels_HWC)
+
+
 def jpeg(pixels_HWC: NDArray[np.uint8], quality: int = 95) -> bytes:
     """A JPEG file of uint8 RGB [H, W, 3], its colours at full resolution."""
     buffer = io.BytesIO()

@@ -1,9 +1,10 @@
 """/v1/stylize: the deployment that holds the painter, and the endpoints in front of it."""
 
+import asyncio
 import functools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from cnnray.config import ServeConfig
 from cnnray.errors import CnnrayError, ImageError
 from cnnray.infer import fast_stylize
-from cnnray.ops.overlay import jpeg, png
+from cnnray.ops.overlay import encode, jpeg
 from cnnray.ops.style_pictures import draw_sample
 from cnnray.serve.answers import timings
 from cnnray.serve.problems import Refusal
@@ -113,25 +114,24 @@ class Painter(Replica):
 
     def answer(self, jobs: Sequence[Job]) -> list[Any]:
         """Painted, or the error of a photo or a wish, for each job; those of one size are painted together."""
-        answers: list[Any] = [self._wrong(job.option) for job in jobs]
-        for side in {job.option.longest_side for job in jobs}:
-            some = [at for at, job in enumerate(jobs) if job.option.longest_side == side and answers[at] is None]
-            wishes = [jobs[at].option for at in some]
-            paintings = self._stylizer.predict(
-                [jobs[at].image for at in some],
-                [wish.shares for wish in wishes],
-                strength=[wish.strength for wish in wishes],
-                colors=[wish.keep_colors for wish in wishes],
-                longest_side=side,
-            )
-            for at, wish, painting in zip(some, wishes, paintings, strict=True):
-                answers[at] = painting if isinstance(painting, ImageError) else _encoded(painting, wish.format)
+        answers: list[Any] = [self._wrong(job.option.shares) for job in jobs]
+        good = [at for at, wrong in enumerate(answers) if wrong is None]
+        wishes: list[Wish] = [jobs[at].option for at in good]
+        paintings = self._stylizer.predict(
+            [jobs[at].image for at in good],
+            [wish.shares for wish in wishes],
+            strength=[wish.strength for wish in wishes],
+            colors=[wish.keep_colors for wish in wishes],
+            longest_side=[wish.longest_side for wish in wishes],
+        )
+        for at, wish, painting in zip(good, wishes, paintings, strict=True):
+            answers[at] = painting if isinstance(painting, ImageError) else _painted(painting, wish.format)
         return answers
 
     async def preview(self, style: str) -> bytes | CnnrayError:
         """A JPEG in that style, or UnknownNameError."""
-        wrong = self._wrong(Wish({style: 1.0}, 1.0, False, _PREVIEW_SIDE, "jpg"))
-        return wrong or self._preview(style)
+        wrong = self._wrong({style: 1.0})
+        return await asyncio.to_thread(self._preview, style) if wrong is None else wrong
 
     @functools.cache  # noqa: B019 (as many as there are styles, for as long as the replica lives)
     def _preview(self, style: str) -> bytes:
@@ -139,9 +139,9 @@ class Painter(Replica):
         assert not isinstance(painting, ImageError)
         return jpeg(painting)
 
-    def _wrong(self, wish: Wish) -> CnnrayError | None:
+    def _wrong(self, shares: Mapping[str, float]) -> CnnrayError | None:
         try:
-            self._stylizer.shares(wish.shares)
+            self._stylizer.shares(shares)
         except CnnrayError as error:
             return error
         return None
@@ -157,9 +157,8 @@ def load_painter(config: ServeConfig, *, device: str) -> fast_stylize.Stylizer:
     return fast_stylize.Stylizer.load(uri, device=device)
 
 
-def _encoded(painting_HWC: NDArray[np.uint8], suffix: str) -> Painted:
-    content = png(painting_HWC) if suffix == "png" else jpeg(painting_HWC)
-    return Painted(content, *painting_HWC.shape[:2])
+def _painted(painting_HWC: NDArray[np.uint8], suffix: str) -> Painted:
+    return Painted(encode(painting_HWC, suffix), *painting_HWC.shape[:2])
 
 
 def _shares(given: Sequence[str]) -> dict[str, float]:
