@@ -1,15 +1,12 @@
-"""The convolutions of a network under names for people, and its shapes without its weights."""
+"""The convolutions of a network under names for people."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 from torch import Tensor, nn
 
 from cnnray.errors import UnknownNameError
 from cnnray.nn.backbones import Backbone
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)

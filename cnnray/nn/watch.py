@@ -1,7 +1,4 @@
-"""Activations of a network's inner layers, seen while it computes: no hooks, so threads do not see each other's.
-
-Nothing here, in contrast to `build_extractor`, swaps a network's parameters even for a moment: networks may be shared.
-"""
+"""Activations of a network's inner layers, seen while it computes: no hooks, so threads do not see each other's."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any

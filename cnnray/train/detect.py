@@ -37,7 +37,7 @@ from cnnray.train.detect_task import architecture
 from cnnray.train.launch import plan_stream
 from cnnray.train.loop import best_epoch
 from cnnray.train.outcome import CHECKPOINT, train_and_export
-from cnnray.train.state import State, Tensors
+from cnnray.train.state import State, Tensors, without_steps
 
 _SCORE = "average precision of a picture, IoU 0.5"
 
@@ -130,7 +130,7 @@ def _finish(folder: RunFolder, state: State, val: Annotations, config: DetectCon
     judge = measure(checkpoint, val, config.confidence, config.overlap)
     tensors, card = load_checkpoint(checkpoint, "detect")
     save_checkpoint(checkpoint, tensors, replace(card, metrics=judge.figures))
-    history = [{name: value for name, value in row.items() if name != "step_losses"} for row in state.history]
+    history = without_steps(state.history)
     files.write_json(
         folder.path("metrics.json"),
         {"validation": judge.figures, "best_epoch": best, "history": history, "classes": judge.table},

@@ -37,7 +37,7 @@ from cnnray.train.faces_task import FacesTask, architecture
 from cnnray.train.launch import plan_stream
 from cnnray.train.loop import best_epoch
 from cnnray.train.outcome import CHECKPOINT, train_and_export
-from cnnray.train.state import State, Tensors
+from cnnray.train.state import State, Tensors, without_steps
 
 _START = "start"
 _SCORE = "nearest other face shows the same person"
@@ -136,7 +136,7 @@ def _finish(
     tensors, card = load_checkpoint(checkpoint, TASK)
     threshold = to_unit(measured.pairs.threshold, measured.pairs.unit)
     save_checkpoint(checkpoint, tensors, replace(card, metrics=figures, input=card.input | {"threshold": threshold}))
-    history = [{name: value for name, value in row.items() if name != "step_losses"} for row in state.history]
+    history = without_steps(state.history)
     files.write_json(
         folder.path("metrics.json"),
         {"validation": figures, "threshold": threshold, "best_epoch": best, "history": history},

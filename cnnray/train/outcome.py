@@ -28,7 +28,7 @@ from cnnray.page import Picture, Section, write_page
 from cnnray.report import classification_sections, training_curves
 from cnnray.train.launch import Make, launch
 from cnnray.train.loop import DivergedError, best_epoch
-from cnnray.train.state import State, Tensors, load_state
+from cnnray.train.state import State, Tensors, load_state, without_steps
 from cnnray.train.track import Trackers
 
 CHECKPOINT, LAST, STATE = "checkpoint", "last", "state"
@@ -129,7 +129,7 @@ def finish(
 def _write_metrics(folder: RunFolder, state: State, answers: Answers, best: int) -> None:
     matrix = metrics.confusion_matrix(answers.probabilities.argmax(axis=1), answers.labels, len(answers.classes))
     table = {name: values.tolist() for name, values in asdict(metrics.per_class(matrix)).items()}
-    history = [{name: value for name, value in row.items() if name != "step_losses"} for row in state.history]
+    history = without_steps(state.history)
     files.write_json(
         folder.path("metrics.json"),
         {

@@ -34,7 +34,7 @@ from cnnray.train.launch import plan_stream
 from cnnray.train.loop import best_epoch
 from cnnray.train.outcome import CHECKPOINT, train_and_export
 from cnnray.train.segment_task import architecture, build_parts
-from cnnray.train.state import State, Tensors
+from cnnray.train.state import State, Tensors, without_steps
 
 
 def train_segment(source: str, out: str, config: SegmentConfig, *, address: str | None = None) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def _finish(folder: RunFolder, state: State, val: Pairs, config: SegmentConfig) 
     judge = measure(checkpoint, val, config.draw_worst)
     tensors, card = load_checkpoint(checkpoint, "segment")
     save_checkpoint(checkpoint, tensors, replace(card, metrics=judge.figures))
-    history = [{name: value for name, value in row.items() if name != "step_losses"} for row in state.history]
+    history = without_steps(state.history)
     files.write_json(
         folder.path("metrics.json"),
         {"validation": judge.figures, "best_epoch": best, "history": history, "classes": judge.table},

@@ -43,7 +43,7 @@ from cnnray.train.classify import fingerprint
 from cnnray.train.launch import plan_stream
 from cnnray.train.loop import best_epoch
 from cnnray.train.outcome import CHECKPOINT, train_and_export
-from cnnray.train.state import State, Tensors
+from cnnray.train.state import State, Tensors, without_steps
 from cnnray.train.stylize_task import Judge, StylizeTask, build_parts, build_stylize_data
 
 TASK = "stylize"
@@ -157,7 +157,7 @@ def _finish(
     net.load_state_dict(tensors)
     figures, rows = _measure(net.eval(), task, val, styles)
     save_checkpoint(checkpoint, tensors, replace(card, metrics=figures))
-    history = [{name: value for name, value in row.items() if name != "step_losses"} for row in state.history]
+    history = without_steps(state.history)
     files.write_json(folder.path("metrics.json"), {"validation": figures, "best_epoch": best, "history": history})
     curves = Picture(training_curves(state.history, best, "1 - style's relative error"), f"{len(history)} epochs")
     table = Table(("style", *figures[styles[0]]), [(name, *figures[name].values()) for name in styles])
