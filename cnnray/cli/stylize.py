@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,14 +30,8 @@ def stylize(
     out: str,
     method: str = "auto",
     sheet: bool = False,
-    painter: str = "",
-    strength: float = 1.0,
-    longest_side: int = 0,
-    format: str = "jpg",
-    max_bad: float = 0.01,
-    workers: int = 0,
-    gpu: bool = False,
     config: Annotated[StylizeConfig, Flat] = StylizeConfig(),  # noqa: B008 (frozen)
+    painting: Annotated[PaintConfig, Flat] = PaintConfig(),  # noqa: B008 (frozen)
     address: str | None = None,
 ) -> dict[str, Any]:
     """Paint photos in the style of a picture, or of several.
@@ -52,27 +47,11 @@ def stylize(
             same command resumes.
         method: "fast" by the painter, "optimize", or "auto": fast where the painter knows the styles.
         sheet: the first eight photos of a folder in every style of the painter, on one picture.
-        painter: checkpoint folder of a trained painter; without it, the one that comes with cnnray.
-        strength: of a painter: share of the painting, 0 to 1; the rest is the photo.
-        longest_side: of a painter: px to which larger photos are brought; 0 leaves all as they are.
-        format: of the paintings of a folder, "jpg" or "png".
-        max_bad: largest fraction of a folder's photos that may be bad.
-        workers: actors for a folder; 0 is one per GPU, or one per node on CPUs.
-        gpu: whether each actor holds a GPU.
         address: of a Ray cluster, for a folder; without it a local one is started.
     """
     if method not in METHODS:
         raise UnknownNameError("method", method, METHODS)
-    options = PaintConfig(
-        painter=painter,
-        strength=strength,
-        keep_colors=config.keep_colors,
-        longest_side=longest_side,
-        format=format,
-        max_bad=max_bad,
-        workers=workers,
-        gpu=gpu,
-    )
+    options = replace(painting, keep_colors=config.keep_colors)  # an option of both goes to the first
     if sheet:
         return _sheet(image, out, options, address)
     if not style:

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 from cnnray.config.checks import at_least
 from cnnray.config.sources import ManifestConfig
+from cnnray.config.stylize import JudgeConfig
 from cnnray.config.training import TrainConfig
 from cnnray.errors import OptionError
 
 
 @dataclass(frozen=True, kw_only=True)
-class StyleTrainConfig(TrainConfig, ManifestConfig):
+class StyleTrainConfig(TrainConfig, ManifestConfig, JudgeConfig):
     """`cnnray train stylize`: one network that paints several styles, on photos without labels.
 
     Attributes:
@@ -18,9 +19,6 @@ class StyleTrainConfig(TrainConfig, ManifestConfig):
         width: channels of the first layer; twice and four times as many follow.
         blocks: residual blocks in the middle.
         style_weight, content_weight, variation_weight: of the losses, see `cnnray.nn.stylize.Losses`.
-        backbone, weights: of the network that judges style and content, as of `cnnray features build`.
-        style_taps, content_taps: where it is looked at, see `cnnray.nn.stylize`; empty is what suits the backbone.
-        smooth: whether its activations are smoothed by a softmax, for networks with skip connections.
         val_fraction: of the photos.
         label_column: not used; photos have no labels.
     """
@@ -32,11 +30,6 @@ class StyleTrainConfig(TrainConfig, ManifestConfig):
     style_weight: float = 10.0
     content_weight: float = 2.0
     variation_weight: float = 2.0
-    backbone: str = "efficientnet_lite0"
-    weights: str = "default"
-    style_taps: tuple[str, ...] = ()
-    content_taps: tuple[str, ...] = ()
-    smooth: bool = False
     val_fraction: float = 0.05
     label_column: str = ""
     epochs: int = 40

@@ -1,4 +1,4 @@
-"""How one picture is painted in the style of others."""
+"""How one picture is painted in the style of others, and by whose judgement."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,28 @@ from cnnray.errors import OptionError
 
 
 @dataclass(frozen=True, kw_only=True)
-class StylizeConfig:
+class JudgeConfig:
+    """The network that says how near pictures are to a style and to a content.
+
+    Attributes:
+        backbone: of the network, as of `cnnray features build`.
+        weights: of the backbone: "default", "none" or path or URI.
+        style_taps: where it is looked at for the style, such as "stem@2", see `cnnray.nn.stylize`; empty is what suits
+            the backbone.
+        content_taps: the same for the content.
+        smooth: whether its activations are smoothed by a softmax; meant for networks with skip connections, but of
+            efficientnet_lite0 it makes noise.
+    """
+
+    backbone: str = "efficientnet_lite0"
+    weights: str = "default"
+    style_taps: tuple[str, ...] = ()
+    content_taps: tuple[str, ...] = ()
+    smooth: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StylizeConfig(JudgeConfig):
     """`cnnray stylize --method optimize`, see `cnnray.infer.stylize`.
 
     Attributes:
@@ -27,13 +48,6 @@ class StylizeConfig:
         pyramid: sizes that are painted one after the other, each twice the one before; those under 64 px are left out.
         lr: of Adam at the start of each size, in shares of the range of a pixel; L-BFGS searches its own step.
         seed: of the noise.
-        backbone: the network that looks at the pictures, as of `cnnray features build`.
-        weights: of the backbone: "default", "none" or path or URI.
-        style_taps: where it is looked at for the style, such as "stem@2", see `cnnray.nn.stylize`; empty is what suits
-            the backbone.
-        content_taps: the same for the content.
-        smooth: whether its activations are smoothed by a softmax; meant for networks with skip connections, but of
-            efficientnet_lite0 it makes noise.
         save_every: steps from one state that a killed run goes on from, and one preview, to the next.
         device: "auto" is a GPU where there is one; or "cpu", "cuda", "cuda:N".
     """
@@ -52,11 +66,6 @@ class StylizeConfig:
     pyramid: int = 3
     lr: float = 0.03
     seed: int = 0
-    backbone: str = "efficientnet_lite0"
-    weights: str = "default"
-    style_taps: tuple[str, ...] = ()
-    content_taps: tuple[str, ...] = ()
-    smooth: bool = False
     save_every: int = 25
     device: str = "auto"
 

@@ -90,7 +90,7 @@ def add_up_people(enrolled: dict[str, Any], answers: list[dict[str, Any]]) -> di
         enrolled: of `enroll_people`.
         answers: of the service, about the copies and the strangers.
     """
-    copies, strangers = ([one for one in answers if Path(one["path"]).parent.name == name] for name in _ASKED)
+    copies, strangers = _by_kind(answers)
     known = [one for one in strangers if one["decision"] == "identified"]
     return {
         "people_enrolled": enrolled["enrolled"],
@@ -112,8 +112,7 @@ def people_section(folder: Path, summary: dict[str, Any], answers: list[dict[str
         summary: with what `add_up_people` returns.
         answers: of the service.
     """
-    names = [Path(one["path"]).parent.name for one in answers]
-    copies, strangers = ([one for one, name in zip(answers, names, strict=True) if name == asked] for asked in _ASKED)
+    copies, strangers = _by_kind(answers)
     # the most alike first: those who are taken for somebody, then the closest of the others
     strangers = sorted(strangers, key=lambda one: -one["score"])[:_SHOWN]
     portrait = Picture(_thumbnails(folder / "enrolled" / ASTRONAUT / "photo.jpg"), f"{ASTRONAUT}\nthe one photo of her")
@@ -126,6 +125,11 @@ def people_section(folder: Path, summary: dict[str, Any], answers: list[dict[str
             Pictures([Picture(_pair(folder, one), _caption(one)) for one in strangers], width=220),
         ],
     )
+
+
+def _by_kind(answers: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Those about copies, and those about strangers."""
+    return [[one for one in answers if Path(one["path"]).parent.name == kind] for kind in _ASKED]
 
 
 def _asked(answer: dict[str, Any]) -> Picture:

@@ -1,8 +1,9 @@
 """The demo's services, asked over HTTP: a classifier and a detector, about images that neither has seen; a gallery."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cnnray import files
 from cnnray.client import Client
@@ -10,6 +11,8 @@ from cnnray.config import ServeConfig
 from cnnray.data.feature_store import INDEX, read_parquet
 from cnnray.data.formats import read_annotations
 from cnnray.serve.app import down, up
+
+T = TypeVar("T")
 
 ASKED = 60
 CONFIDENCE = 0.4
@@ -68,10 +71,15 @@ def ask_gallery(record: str, gallery: str, folder: Path) -> list[dict[str, Any]]
         down()
 
 
-def _recognized(client: Client, gallery: str, path: Path) -> dict[str, Any]:
+def _timed(call: Callable[..., T], *args: Any, **options: Any) -> tuple[T, float]:
+    """What a call answers, and the milliseconds that it took."""
     began = time.perf_counter()
-    answer = client.recognize(gallery, path, candidates=1)
-    spent = (time.perf_counter() - began) * 1000
+    answer = call(*args, **options)
+    return answer, (time.perf_counter() - began) * 1000
+
+
+def _recognized(client: Client, gallery: str, path: Path) -> dict[str, Any]:
+    answer, spent = _timed(client.recognize, gallery, path, candidates=1)
     if not answer.faces:
         return {}
     face = answer.faces[0]
@@ -80,15 +88,11 @@ def _recognized(client: Client, gallery: str, path: Path) -> dict[str, Any]:
 
 
 def _classified(client: Client, path: str, truth: str) -> dict[str, Any]:
-    began = time.perf_counter()
-    answer = client.classify(path)
-    spent = (time.perf_counter() - began) * 1000
+    answer, spent = _timed(client.classify, path)
     return {"path": path, "truth": truth, "label": answer.label, "probability": answer.probability, "ms": spent}
 
 
 def _searched(client: Client, path: str) -> dict[str, Any]:
-    began = time.perf_counter()
-    found = client.detect(path, confidence=CONFIDENCE)
-    spent = (time.perf_counter() - began) * 1000
+    found, spent = _timed(client.detect, path, confidence=CONFIDENCE)
     drawn = client.draw_objects(path, confidence=CONFIDENCE)
     return {"path": path, "objects": len(found.objects), "ms": spent, "drawn": drawn}

@@ -67,6 +67,12 @@ def stratified_split(
     return result
 
 
+def hold_out(ids: Sequence[str], fraction: float, seed: int) -> list[str]:
+    """ "train" or "val" of every item: a seeded fraction validates, see `stratified_split`; one label for all."""
+    fractions = {"train": 1 - fraction, "val": fraction}
+    return [str(name) for name in stratified_split(ids, ["all"] * len(ids), fractions, seed)]
+
+
 def _cuts(count: int, fractions: Sequence[float]) -> list[int]:
     """Where to cut `count` items: rounded counts, but one item each for as many splits as there are items."""
     sizes = np.floor(np.asarray(fractions) * count + 0.5).astype(int)

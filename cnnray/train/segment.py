@@ -13,7 +13,6 @@ import hashlib
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -26,7 +25,7 @@ from cnnray.data.runs import RunFolder
 from cnnray.errors import DataError
 from cnnray.nn.checkpoint import Card, load_checkpoint, save_checkpoint
 from cnnray.nn.segment import PLAIN, build_segmenter
-from cnnray.ops.split import stratified_split
+from cnnray.ops.split import hold_out
 from cnnray.page import Picture, Section, write_page
 from cnnray.report import training_curves
 from cnnray.train.classify import fingerprint
@@ -97,9 +96,8 @@ def divide_pairs(pairs: Pairs, config: SegmentConfig) -> tuple[pa.Table, pa.Tabl
     table = pairs.table
     names = set(table["split"].to_pylist()) - {"", None}
     if not names:
-        fractions = {"train": 1 - config.val_fraction, "val": config.val_fraction}
-        side = stratified_split(table["id"].to_pylist(), ["all"] * table.num_rows, fractions, config.seed)
-        table = table.set_column(3, "split", pa.array(np.asarray(side).tolist(), pa.string()))
+        side = hold_out(table["id"].to_pylist(), config.val_fraction, config.seed)
+        table = table.set_column(3, "split", pa.array(side, pa.string()))
     train, val = (table.filter(pc.equal(table["split"], name)) for name in ("train", "val"))
     if not train.num_rows or not val.num_rows:
         raise DataError(

@@ -35,7 +35,7 @@ from cnnray.nn.transform_net import TransformNet
 from cnnray.ops.decode import decode
 from cnnray.ops.overlay import png
 from cnnray.ops.planes import to_pixels
-from cnnray.ops.split import stratified_split
+from cnnray.ops.split import hold_out
 from cnnray.ops.style_pictures import fit_style
 from cnnray.page import Picture, Section, Table, write_page
 from cnnray.report import picture_grid, training_curves
@@ -132,10 +132,8 @@ def divide_photos(photos: pa.Table, config: StyleTrainConfig) -> tuple[pa.Table,
     Raises:
         DataError: nothing on one side.
     """
-    fractions = {"train": 1 - config.val_fraction, "val": config.val_fraction}
-    ids = photos["id"].to_pylist()
-    side = pa.array(np.asarray(stratified_split(ids, ["all"] * len(ids), fractions, config.seed)).tolist(), pa.string())
-    train, val = (photos.filter(pc.equal(side, name)).select(["id", "path"]) for name in fractions)
+    side = pa.array(hold_out(photos["id"].to_pylist(), config.val_fraction, config.seed), pa.string())
+    train, val = (photos.filter(pc.equal(side, name)).select(["id", "path"]) for name in ("train", "val"))
     if not train.num_rows or not val.num_rows:
         raise DataError(f"expected photos to train and to validate on, got {train.num_rows} and {val.num_rows}")
     return train, val

@@ -6,10 +6,10 @@ import unicodedata
 import pytest
 from PIL import Image
 
-from cnnray import cli
 from cnnray.client import gallery_answers as answers
 from cnnray.infer.gallery.gallery import Gallery, create_gallery
 from cnnray.infer.gallery.record import Record
+from tests.commands import run_command
 from tests.people import nobody
 from tests.unit.test_gallery import CONTRACT, person, vector
 
@@ -31,15 +31,8 @@ def call(tmp_path, capsys):
     """A command on a record: its JSON, and what people see."""
 
     def run(*words, code=0, record=True):
-        words = ["faces", *map(str, words)] + (["--record", str(tmp_path / "r.db")] if record else []) + ["--json"]
-        if not code:
-            cli.main(words)
-        else:
-            with pytest.raises(SystemExit) as ended:
-                cli.main(words)
-            assert ended.value.code == code
-        captured = capsys.readouterr()
-        return json.loads(captured.out) if captured.out else None, captured.err
+        words = ["faces", *map(str, words)] + (["--record", str(tmp_path / "r.db")] if record else [])
+        return run_command(words, capsys, code)
 
     return run
 

@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from cnnray import cli
 from cnnray.cli.train import name_styles
 from cnnray.errors import OptionError
 from cnnray.infer.fast_stylize import SHIPPED, Stylizer
 from cnnray.nn.checkpoint import load_card
 from cnnray.ops.decode import decode
 from cnnray.ops.overlay import png
+from tests.commands import run_command
 from tests.painters import draw_photo, save_painter
 
 
@@ -22,15 +22,8 @@ def call(tmp_path, capsys):
     (tmp_path / "photo.png").write_bytes(png(draw_photo()))
 
     def run(*words, code=0):
-        words = ["stylize", str(tmp_path / "photo.png"), *map(str, words), "--painter", painter, "--json"]
-        if not code:
-            cli.main(words)
-        else:
-            with pytest.raises(SystemExit) as ended:
-                cli.main(words)
-            assert ended.value.code == code
-        captured = capsys.readouterr()
-        return json.loads(captured.out) if captured.out else None, captured.err
+        words = ["stylize", str(tmp_path / "photo.png"), *map(str, words), "--painter", painter]
+        return run_command(words, capsys, code)
 
     return run
 

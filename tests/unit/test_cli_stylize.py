@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from PIL import Image
 from skimage import data as photos
 
 from cnnray import cli
+from tests.commands import run_command
 
 QUICK = {"--steps": ["3"], "--pyramid": ["1"], "--size": ["64"], "--device": ["cpu"]}
 QUICK |= {"--style-taps": ["stem", "stage1"], "--content-taps": ["stage2"]}
@@ -42,15 +42,9 @@ def call(pictures, capsys):
 
     def run(*words, code=0, content="cat.png", style="coffee.jpg", out="out"):
         places = [str(pictures / content), "--style", str(pictures / style), "--out", str(pictures / out)]
-        words = ["stylize", *places, *quickly(*map(str, words)), "--json"]
-        if not code:
-            cli.main(words)
-        else:
-            with pytest.raises(SystemExit) as ended:
-                cli.main(words)
-            assert ended.value.code == code
-        captured = capsys.readouterr()
-        return json.loads(captured.out) if captured.out else None, captured.err.strip()
+        words = ["stylize", *places, *quickly(*map(str, words))]
+        found, said = run_command(words, capsys, code)
+        return found, said.strip()
 
     return run
 

@@ -1,16 +1,15 @@
 """`cnnray visualize`: pictures of what networks see."""
 
 import io
-import json
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from cnnray import cli
 from cnnray.infer.classify import Classifier
 from tests.classifiers import CLASSES, save_classifier
+from tests.commands import run_command
 
 
 @pytest.fixture
@@ -20,15 +19,8 @@ def call(tmp_path, capsys):
     Image.fromarray(load_sample_images().images[1][:300, :400]).save(tmp_path / "photo.jpg")
 
     def run(*words, code=0, photo="photo.jpg", classifier=classifier):
-        places = [str(tmp_path / photo), "--classifier", classifier, "--out", str(tmp_path / "why"), "--json"]
-        if not code:
-            cli.main(["visualize", "why", *places, *words])
-        else:
-            with pytest.raises(SystemExit) as ended:
-                cli.main(["visualize", "why", *places, *words])
-            assert ended.value.code == code
-        captured = capsys.readouterr()
-        return json.loads(captured.out) if captured.out else None, captured.err
+        places = [str(tmp_path / photo), "--classifier", classifier, "--out", str(tmp_path / "why")]
+        return run_command(["visualize", "why", *places, *words], capsys, code)
 
     return run
 
