@@ -8,6 +8,7 @@
     |   |-- ImageError           bytes that are not an acceptable image; `code` is one of IMAGE_CODES
     |   |-- FaceError            an image without the one face that was asked for; `code` is one of FACE_CODES
     |   |-- GalleryError         what a gallery refuses, or does not have; `code` is one of GALLERY_CODES
+    |   |-- JobError             a job that is not there, not done, or not taken; `code` is one of JOB_CODES
     |   |-- RunFolderError       a run folder that is finished, foreign or made with other settings
     |   `-- CheckpointError      a checkpoint that is absent, cut short, changed or of another kind
     |-- QuarantineError          the run is complete, but more inputs were bad than allowed (exit 3)
@@ -47,6 +48,8 @@ GALLERY_CODES = {  # and the HTTP status of each
     "erased": 410,
     "too_few_faces": 422,
 }
+
+JOB_CODES = {"no_job": 404, "not_finished": 409, "key_reused": 409, "too_many_jobs": 503}  # and the HTTP status
 
 
 class CnnrayError(Exception):
@@ -148,6 +151,23 @@ class GalleryError(UserError):
 
     def __reduce__(self) -> tuple[type["GalleryError"], tuple[str, str, dict[str, Any]]]:
         return GalleryError, (self.code, str(self), self.details)
+
+
+class JobError(UserError):
+    """A job that is not there, not done, or not taken.
+
+    Args:
+        code: one of JOB_CODES.
+        message: what was expected and what came.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.http_status = JOB_CODES[code]
+
+    def __reduce__(self) -> tuple[type["JobError"], tuple[str, str]]:
+        return JobError, (self.code, str(self))
 
 
 class RunFolderError(UserError):

@@ -59,6 +59,17 @@ def list_files(uri: str, suffix: str = "") -> list[str]:
     return sorted(join(uri, posixpath.basename(n)) for n in names if n.endswith(suffix))
 
 
+def list_folders(uri: str) -> list[str]:
+    """Sorted names of the folders directly inside folder `uri`; [] where there is no folder."""
+    fs, path = filesystem(uri)
+    fs.invalidate_cache(path)
+    try:
+        entries = fs.ls(path, detail=True)
+    except FileNotFoundError:
+        return []
+    return sorted(posixpath.basename(e["name"].rstrip("/")) for e in entries if e["type"] == "directory")
+
+
 def read_bytes(uri: str) -> bytes:
     """The whole content of a file.
 

@@ -29,6 +29,7 @@ from cnnray.cli import (  # noqa: F401 (they add their commands)
     predict,
     serve,
     stylize,
+    stylize_jobs,
     train,
     visualize,
 )

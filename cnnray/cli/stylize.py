@@ -1,7 +1,5 @@
 """`cnnray stylize`: pictures in the style of others."""
 
-import sys
-import time
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from cnnray.cli.app import Flat, app
-from cnnray.cli.console import say
+from cnnray.cli.console import ProgressLine, say
 from cnnray.config import PaintConfig, StylizeConfig
 from cnnray.errors import OptionError, UnknownNameError
 
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
 
 METHODS = ("auto", "fast", "optimize")
 _PICTURES = (".jpg", ".jpeg", ".png")
-_LINE_SECONDS = 10.0
 
 
 @app.command
@@ -87,8 +84,12 @@ def _paint(
 def _optimize(image: str, styles: list[str], out: str, config: StylizeConfig) -> dict[str, Any]:
     from cnnray.data.stylize import stylize as run
 
-    with _StepLine() as line:
-        manifest = run(image, styles, out, config, on_step=line.show)
+    with ProgressLine() as line:
+
+        def show(row: "StyleStep", num_steps: int) -> None:
+            line.show(_losses(row, num_steps), last=row.step == num_steps)
+
+        manifest = run(image, styles, out, config, on_step=show)
     say(f"painted {manifest['width']} x {manifest['height']} px in {out}/stylized.png; report in {out}/report.html")
     return manifest
 
@@ -118,33 +119,8 @@ def _shares(given: list[str], options: PaintConfig, method: str) -> dict[str, fl
     return shares
 
 
-class _StepLine:
-    """The losses of the last step: in one line on a terminal, in a new one every ten seconds elsewhere."""
-
-    def __init__(self) -> None:
-        self._terminal, self._last = sys.stderr.isatty(), time.monotonic()
-        self._shown = False
-
-    def __enter__(self) -> "_StepLine":
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        if self._shown and self._terminal:
-            print(file=sys.stderr, flush=True)
-
-    def show(self, row: "StyleStep", num_steps: int) -> None:
-        """After a step."""
-        now = time.monotonic()
-        if not self._terminal and now - self._last < _LINE_SECONDS and row.step < num_steps:
-            return
-        self._last, self._shown = now, True
-        text = (
-            f"step {row.step} of {num_steps} at {row.width} x {row.height}: style {row.style:.4f}, "
-            f"content {row.content:.4f}, variation {row.variation:.5f}"
-        )
-        print(
-            f"\r{text}\x1b[K" if self._terminal else text,
-            end="" if self._terminal else "\n",
-            file=sys.stderr,
-            flush=True,
-        )
+def _losses(row: "StyleStep", num_steps: int) -> str:
+    return (
+        f"step {row.step} of {num_steps} at {row.width} x {row.height}: style {row.style:.4f}, "
+        f"content {row.content:.4f}, variation {row.variation:.5f}"
+    )

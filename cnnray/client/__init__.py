@@ -32,6 +32,7 @@ from cnnray.client.gallery_answers import (
     RecognizedFace,
     StoredFace,
 )
+from cnnray.client.stylize_jobs import StylizeJob
 
 __all__ = [
     "Answer",
@@ -62,4 +63,5 @@ __all__ = [
     "RecognizedFace",
     "Segmentation",
     "StoredFace",
+    "StylizeJob",
 ]

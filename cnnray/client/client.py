@@ -27,11 +27,13 @@ from cnnray.client.answers import (
 )
 from cnnray.client.connection import FIRST_DELAY, OCTETS, Image, content_of
 from cnnray.client.galleries import GalleryClient
+from cnnray.client.stylize_jobs import StylizeJobClient
 from cnnray.errors import ServiceError, StorageError
 
 
-class Client(GalleryClient):
-    """What a service answers, see `Connection` for its arguments; the galleries' part is `GalleryClient`."""
+class Client(GalleryClient, StylizeJobClient):
+    """What a service answers, see `Connection` for its arguments; the galleries' part is `GalleryClient`, that of
+    painting jobs `StylizeJobClient`."""
 
     def classify(self, image: Image, top_k: int = 5) -> Answer:
         """Classify one image.

@@ -27,10 +27,11 @@ from cnnray.config.sources import (
     SplitConfig,
 )
 from cnnray.config.style_training import StyleTrainConfig
-from cnnray.config.stylize import StylizeConfig
+from cnnray.config.stylize import DescentConfig, StylizeConfig
 from cnnray.config.training import ClassifyConfig, DetectConfig, FinetuneConfig, LabelConfig, SegmentConfig, TrainConfig
 
 __all__ = [
+    "DescentConfig",
     "BackboneConfig",
     "BadConfig",
     "BoxesConfig",

@@ -23,6 +23,11 @@ class ServeConfig:
         record: where galleries of faces are kept, see `RecordConfig`; "" leaves /v1/galleries out. It needs `faces`.
             Over a SQLite file one replica serves them, whatever `replicas` says: one process writes it.
         snapshots, exact_until: of the galleries' indexes, see `RecordConfig`.
+        stylize_jobs: folder, which every machine of the cluster reaches, where pictures are painted in the style of
+            others by optimisation, in the background; "" leaves /v1/stylize/jobs out.
+        stylize_jobs_at_once: that are painted at the same time; each takes a core, or a GPU.
+        stylize_jobs_most: that wait or are painted; more get 503.
+        stylize_jobs_keep_h: hours that finished ones are kept.
         host, port: where HTTP listens; port 0 takes a free one.
         allow_unauthenticated: the service has no login, so a host that other machines can reach is refused unless this
             is set (because something in front of it decides who may ask).
@@ -43,6 +48,10 @@ class ServeConfig:
     record: str = ""
     snapshots: str = ""
     exact_until: int = RecordConfig.exact_until
+    stylize_jobs: str = ""
+    stylize_jobs_at_once: int = 1
+    stylize_jobs_most: int = 64
+    stylize_jobs_keep_h: float = 168.0
     host: str = "127.0.0.1"
     port: int = 8000
     allow_unauthenticated: bool = False
@@ -56,7 +65,8 @@ class ServeConfig:
     timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("replicas", "max_batch_size", "max_ongoing", "max_queued"):
+        counts = ("replicas", "max_batch_size", "max_ongoing", "max_queued")
+        for name in (*counts, "stylize_jobs_at_once", "stylize_jobs_most"):
             at_least(name, getattr(self, name), 1)
         if self.face_views not in (1, 2, 4):
             raise OptionError(f"face_views must be 1, 2 or 4, got {self.face_views}")
@@ -64,7 +74,7 @@ class ServeConfig:
         at_least("batch_wait_ms", self.batch_wait_ms, 0)
         if not 0 <= self.port <= 65535:
             raise OptionError(f"port must be from 0 to 65535, got {self.port}")
-        for name in ("max_body_mb", "timeout_s"):
+        for name in ("max_body_mb", "timeout_s", "stylize_jobs_keep_h"):
             if not getattr(self, name) > 0:
                 raise OptionError(f"{name} must be above 0, got {getattr(self, name)}")
 

@@ -29,8 +29,8 @@ class JudgeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StylizeConfig(JudgeConfig):
-    """`cnnray stylize --method optimize`, see `cnnray.infer.stylize`.
+class DescentConfig:
+    """How a picture is painted by optimisation, see `cnnray.infer.stylize`.
 
     Attributes:
         size: longer side of the result in px at most; smaller pictures keep their own size.
@@ -39,8 +39,7 @@ class StylizeConfig(JudgeConfig):
         style_loss: weight of the style's loss, see `cnnray.ops.style` for all three.
         content_loss: weight of the content's; less of it paints more freely.
         variation_loss: weight of the total variation; more of it paints larger strokes with less noise.
-        start: "content", "noise", or path or URI of a picture that is gone on from.
-        mask: path or URI of a grey picture: white is painted, black stays as it is; "" paints all.
+        start: "content", "noise", or, where files are at hand, path or URI of a picture that is gone on from.
         keep_colors: paint in light and dark only, and keep the content's colours.
         optimizer: "adam", or "lbfgs", which gets further in a step and paints smoother, but looks at the picture two
             times or more in each.
@@ -48,8 +47,6 @@ class StylizeConfig(JudgeConfig):
         pyramid: sizes that are painted one after the other, each twice the one before; those under 64 px are left out.
         lr: of Adam at the start of each size, in shares of the range of a pixel; L-BFGS searches its own step.
         seed: of the noise.
-        save_every: steps from one state that a killed run goes on from, and one preview, to the next.
-        device: "auto" is a GPU where there is one; or "cpu", "cuda", "cuda:N".
     """
 
     size: int = 512
@@ -59,19 +56,16 @@ class StylizeConfig(JudgeConfig):
     content_loss: float = 2.0
     variation_loss: float = 30.0
     start: str = "content"
-    mask: str = ""
     keep_colors: bool = False
     optimizer: str = "adam"
     steps: int = 100
     pyramid: int = 3
     lr: float = 0.03
     seed: int = 0
-    save_every: int = 25
-    device: str = "auto"
 
     def __post_init__(self) -> None:
         at_least("size", self.size, 32)
-        for name in ("steps", "pyramid", "save_every"):
+        for name in ("steps", "pyramid"):
             at_least(name, getattr(self, name), 1)
         one_of("optimizer", self.optimizer, ("adam", "lbfgs"))
         if not 0.1 <= self.style_scale <= 10:
@@ -84,6 +78,25 @@ class StylizeConfig(JudgeConfig):
         _check_weights("style_loss and content_loss", (self.style_loss, self.content_loss))
         if not 0 <= self.variation_loss < math.inf:
             raise OptionError(f"variation_loss must be a number of at least 0, got {self.variation_loss}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StylizeConfig(JudgeConfig, DescentConfig):
+    """`cnnray stylize --method optimize`.
+
+    Attributes:
+        mask: path or URI of a grey picture: white is painted, black stays as it is; "" paints all.
+        save_every: steps from one state that a killed run goes on from, and one preview, to the next.
+        device: "auto" is a GPU where there is one; or "cpu", "cuda", "cuda:N".
+    """
+
+    mask: str = ""
+    save_every: int = 25
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("save_every", self.save_every, 1)
 
 
 def _check_weights(name: str, weights: tuple[float, ...]) -> None:

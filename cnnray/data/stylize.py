@@ -21,8 +21,8 @@ from cnnray.config import StylizeConfig
 from cnnray.data.fetch import fetch_image
 from cnnray.data.runs import RunFolder, check_owner
 from cnnray.data.style_report import losses_csv, style_sections
-from cnnray.data.style_state import load_style_state, save_style_state
 from cnnray.errors import ImageError, OptionError
+from cnnray.infer.style_state import load_style_state, save_style_state
 from cnnray.infer.stylize import StyleOptimizer, StyleResult, StyleStep
 from cnnray.nn.backbones import Backbone, build_backbone
 from cnnray.ops.decode import decode

@@ -26,7 +26,8 @@ from cnnray.infer.classify import Classifier
 from cnnray.infer.detect import Detector
 from cnnray.infer.gallery.record import Record
 from cnnray.infer.segment import Segmenter
-from cnnray.serve import classify, detect, faces, galleries, segment, stylize
+from cnnray.infer.stylize_jobs import StylizeJobs
+from cnnray.serve import classify, detect, faces, galleries, segment, stylize, stylize_jobs
 from cnnray.serve.ingress import Ingress, max_in_flight
 from cnnray.serve.replica import Replica, deploy
 
@@ -53,11 +54,13 @@ def build(args: ServeConfig | Mapping[str, Any]) -> serve.Application:
         OptionError: an unknown option, a value of the wrong type, or no model at all.
     """
     config = args if isinstance(args, ServeConfig) else parse_config(args)
-    if config.record and "://" not in config.record:  # Ray's workers run in folders of their own
-        config = dataclasses.replace(config, record=str(Path(config.record).absolute()))
+    config = dataclasses.replace(config, record=_absolute(config.record), stylize_jobs=_absolute(config.stylize_jobs))
     models = {name: deploy(_REPLICAS[name], config) for name in _wanted(config)}
+    if config.stylize_jobs:
+        models[stylize_jobs.NAME] = stylize_jobs.deploy(config)
     if not models:
-        raise OptionError(f"the service has no model: expected one of the options {', '.join(_REPLICAS)}")
+        known = ", ".join([*_REPLICAS, stylize_jobs.NAME])
+        raise OptionError(f"the service has no model: expected one of the options {known}")
     if config.record:
         models[galleries.NAME] = galleries.deploy(config)
     ingress = serve.deployment(
@@ -68,6 +71,11 @@ def build(args: ServeConfig | Mapping[str, Any]) -> serve.Application:
         ray_actor_options={"num_cpus": 0},
     )
     return ingress(serve.ingress()(Ingress)).bind(config, models)
+
+
+def _absolute(place: str) -> str:
+    """Ray's workers run in folders of their own."""
+    return str(Path(place).absolute()) if place and "://" not in place else place
 
 
 def parse_config(args: Mapping[str, Any]) -> ServeConfig:
@@ -198,18 +206,23 @@ def _check_models(config: ServeConfig) -> None:
         faces.load_pipeline(config, device="cpu")
     if config.record:
         Record(config.record).close()
+    if config.stylize_jobs:
+        StylizeJobs(config.stylize_jobs)
 
 
 def _check_fits(config: ServeConfig) -> None:
-    """A model's replica reserves a core or a GPU; Serve would wait for ever for one that is not there.
+    """A model's replica reserves a core or a GPU, as does a painting job; they would wait for ever for one that is not
+    there.
 
     Galleries reserve nothing.
     """
     kind = "GPU" if config.gpu else "CPU"
     has = int(ray.cluster_resources().get(kind, 0))
     wanted = config.replicas * len(_wanted(config))
-    if wanted > has:
-        raise OptionError(f"{wanted} replicas need as many {kind}s, but this machine has {has}")
+    jobs = config.stylize_jobs_at_once if config.stylize_jobs else 0
+    if wanted + jobs > has:
+        beside = f" and {jobs} painting jobs at once" if jobs else ""
+        raise OptionError(f"{wanted} replicas{beside} need as many {kind}s, but this machine has {has}")
 
 
 def _is_loopback(host: str) -> bool:

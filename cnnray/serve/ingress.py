@@ -13,14 +13,24 @@ from starlette.types import ASGIApp
 from cnnray import __version__
 from cnnray.config import ServeConfig
 from cnnray.errors import RecordError
-from cnnray.serve import classify, detect, faces, galleries, gallery_routes, segment, stylize
+from cnnray.serve import (
+    classify,
+    detect,
+    faces,
+    galleries,
+    gallery_routes,
+    segment,
+    stylize,
+    stylize_job_routes,
+    stylize_jobs,
+)
 from cnnray.serve.guard import Guard
 from cnnray.serve.problems import HANDLERS, PROBLEM_JSON, RETRY_SOON, Refusal
 from cnnray.serve.schemas import ModelInfo, Models, Problem, Status
 
 SELF_TEST_SECONDS = 5.0
 ROUTERS = {part.NAME: part.router for part in (classify, detect, segment, faces, stylize)}
-ROUTERS[galleries.NAME] = gallery_routes.router
+_STORES = {galleries.NAME: gallery_routes.router, stylize_jobs.NAME: stylize_job_routes.router}
 
 router = APIRouter()
 
@@ -35,7 +45,7 @@ async def health() -> Status:
 async def ready(request: Request) -> Status:
     """ "ready" when every model just passed a self-test, or passed one before and is too busy for another; else 503.
 
-    The galleries' self-test reads their database.
+    The galleries' self-test reads their database, that of the painting jobs looks for their folder.
     """
     passed: set[str] = request.app.state.passed
     for name, handle in request.app.state.models.items():
@@ -57,7 +67,7 @@ async def ready(request: Request) -> Status:
 @router.get("/v1/models", summary="The models behind the service")
 async def models(request: Request) -> Models:
     """Name, task, weights and measured quality of every model."""
-    handles = [handle for name, handle in request.app.state.models.items() if name != galleries.NAME]
+    handles = [handle for name, handle in request.app.state.models.items() if name not in _STORES]
     return Models(models=[ModelInfo(**await handle.describe.remote()) for handle in handles])
 
 
@@ -85,7 +95,7 @@ def build_api(models: Mapping[str, Any]) -> FastAPI:
     app.state.models, app.state.passed = dict(models), set()
     app.include_router(router)
     for name in models:
-        app.include_router(ROUTERS[name])
+        app.include_router((ROUTERS | _STORES)[name])
     for kind, handler in HANDLERS.items():
         app.add_exception_handler(kind, handler)
     return app

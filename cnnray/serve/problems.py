@@ -66,6 +66,8 @@ async def _on_cnnray_error(request: Request, error: Exception) -> Response:
         logger.warning("request %s failed: %s", request.state.request_id, error)
         detail = "the galleries' database cannot be used now; the service's log has more under this request_id"
         return problem(error.http_status, error.code, detail, request.state.request_id, RETRY_SOON)
+    if error.http_status == 503:
+        return problem(503, error.code, str(error), request.state.request_id, RETRY_SOON)
     if error.http_status >= 500:
         logger.error("request %s failed", request.state.request_id, exc_info=error)
         return internal_error(request.state.request_id)

@@ -1,6 +1,6 @@
 """How images come over HTTP: as a multipart form's field `file` or the body itself; named ones as fields of a form."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.datastructures import UploadFile
@@ -77,15 +77,35 @@ async def read_named_images(request: Request, names: Sequence[str]) -> list[byte
     Raises:
         Refusal: as `read_image`, 422 for a form without one of them; 400 for more files.
     """
+    found = await read_grouped_images(request, dict.fromkeys(names, 1), needed=names)
+    return [found[name][-1] for name in names]
+
+
+async def read_grouped_images(
+    request: Request, most: Mapping[str, int], needed: Sequence[str]
+) -> dict[str, list[bytes]]:
+    """The bytes of images by the field of a form that they are in; every field of `most` is there.
+
+    Args:
+        most: files of each field; others are not looked at.
+        needed: fields that have at least one.
+
+    Raises:
+        Refusal: as `read_named_images`; 422 for more files in a field.
+    """
     if _kind(request) != _FORM:
-        raise _unsupported(request, f"{_FORM} with the fields {' and '.join(map(repr, names))}")
-    async with request.form(max_files=len(names), max_fields=_MAX_FIELDS) as form:
-        found = {name: form.get(name) for name in names}
-        missing = [name for name, file in found.items() if not isinstance(file, UploadFile)]
+        raise _unsupported(request, f"{_FORM} with the fields {' and '.join(map(repr, needed))}")
+    async with request.form(max_files=sum(most.values()), max_fields=_MAX_FIELDS) as form:
+        found = {name: [file for file in form.getlist(name) if isinstance(file, UploadFile)] for name in most}
+        missing = [name for name in needed if not found[name]]
         if missing:
             fields = " and ".join(map(repr, missing))
             raise Refusal(422, "no_file", f"expected an image as a file in the form's field {fields}")
-        return [await file.read() for file in found.values() if isinstance(file, UploadFile)]
+        for name, files in found.items():
+            if len(files) > most[name]:
+                detail = f"expected at most {most[name]} files in the form's field {name!r}, got {len(files)}"
+                raise Refusal(422, "too_many_files", detail)
+        return {name: [await file.read() for file in files] for name, files in found.items()}
 
 
 async def read_field(request: Request, name: str) -> bytes:
@@ -101,7 +121,14 @@ async def read_field(request: Request, name: str) -> bytes:
 
 def openapi_named(names: Sequence[str]) -> dict[str, Any]:
     """How the documentation describes the body that `read_named_images` reads."""
-    schema = {"type": "object", "required": list(names), "properties": dict.fromkeys(names, _BINARY)}
+    return openapi_grouped(dict.fromkeys(names, 1), names)
+
+
+def openapi_grouped(most: Mapping[str, int], needed: Sequence[str]) -> dict[str, Any]:
+    """How the documentation describes the body that `read_grouped_images` reads."""
+    several = {name: {"type": "array", "items": _BINARY, "maxItems": many} for name, many in most.items() if many > 1}
+    fields = {name: several.get(name, _BINARY) for name in most}
+    schema = {"type": "object", "required": list(needed), "properties": fields}
     return {"required": True, "content": {_FORM: {"schema": schema}}}
 
 

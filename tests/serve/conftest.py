@@ -62,7 +62,7 @@ def cluster():
     with warnings.catch_warnings(action="ignore"):
         ray.init(
             address="local",
-            num_cpus=5,
+            num_cpus=6,
             object_store_memory=150 * 2**20,
             include_dashboard=False,
             log_to_driver=False,
@@ -79,6 +79,7 @@ def service(cluster, checkpoint, detector, segmenter, painter, tmp_path_factory)
         detector=detector,
         segmenter=segmenter,
         painter=painter,
+        stylize_jobs=str(tmp_path_factory.mktemp("stylize_jobs")),
         faces="dlib_resnet",
         port=0,
         max_batch_size=4,
