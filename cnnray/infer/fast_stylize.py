@@ -1,7 +1,8 @@
 """A trained painter from its checkpoint: photos in, paintings in its styles out.
 
-Pictures of one size go through the network together; large ones alone and in bands (see `cnnray.nn.transform_net`), so
-that memory stays within a few copies of the picture at the network's first width.
+On a GPU pictures of one size go through the network together, on a CPU one after the other: what a layer leaves is in
+the cache for the next then. Large ones in float32 go in bands (see `cnnray.nn.transform_net`), so that memory stays
+within a few copies of the picture at the network's first width.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from cnnray.errors import CheckpointError, ImageError, OptionError, UnknownNameE
 from cnnray.nn.checkpoint import Card, load_checkpoint, load_into
 from cnnray.nn.device import choose_device, native_precision
 from cnnray.nn.transform_net import TransformNet
+from cnnray.nn.transform_phases import PhasedNet
 from cnnray.ops.decode import read_pixels
 from cnnray.ops.style import keep_colors
 from cnnray.ops.style_pictures import fit_longest
@@ -24,8 +26,8 @@ from cnnray.ops.style_pictures import fit_longest
 TASK = "stylize"
 SHIPPED = str(Path(__file__).resolve().parent.parent / "paintings")  # the checkpoint that comes with cnnray
 SMALLEST = 16  # px
-BANDS_FROM = 2_000_000  # px of a picture
-_AT_ONCE = 1_000_000  # px of a batch
+BANDS_FROM = 2_000_000  # px of a picture in float32
+_AT_ONCE = 1_000_000  # px of a batch on a GPU
 _ARCH = ("num_styles", "width", "blocks")
 
 Pixels = NDArray[np.uint8]
@@ -46,6 +48,7 @@ class Stylizer:
         self.device = choose_device(device)
         self.precision = native_precision(self.device) if precision == "auto" else precision
         self._net = net.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
+        self._phased = PhasedNet(self._net, torch.bfloat16 if self.precision == "bfloat16" else torch.float32)
 
     @classmethod
     def load(cls, uri: str, *, device: str = "auto", precision: str = "auto") -> Self:
@@ -109,7 +112,7 @@ class Stylizer:
         weights_NS = torch.tensor([self.shares(wish) for wish in asked]).view(count, len(self.styles))
         _check_strengths(strengths)
         answers: list[Pixels | ImageError] = [_read(image, side) for image, side in zip(images, sides, strict=True)]
-        for some in _batches(answers):
+        for some in _batches(answers, _AT_ONCE if self.device.type == "cuda" else 1):
             with torch.inference_mode():  # belongs to the thread
                 photos = self._photos([answers[at] for at in some])
                 paintings = self._painted(photos, weights_NS[some].to(self.device))
@@ -161,10 +164,10 @@ class Stylizer:
         return torch.from_numpy(stacked).permute(0, 3, 1, 2).to(self.device)
 
     def _painted(self, photos_N3HW: Tensor, weights_NS: Tensor) -> Tensor:
-        bands = photos_N3HW.shape[2] * photos_N3HW.shape[3] >= BANDS_FROM
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            painted: Tensor = self._net(photos_N3HW, weights_NS, bands)
-        return painted.float()
+        if self.precision == "float32" and photos_N3HW.shape[2] * photos_N3HW.shape[3] >= BANDS_FROM:
+            painted: Tensor = self._net(photos_N3HW, weights_NS, bands=True)
+            return painted
+        return self._phased(photos_N3HW, weights_NS)
 
 
 def _each(given: Any, count: int) -> list[Any]:
@@ -190,15 +193,15 @@ def _read(image: bytes | Pixels, longest_side: int) -> Pixels | ImageError:
     return photo
 
 
-def _batches(images: Sequence[Pixels | ImageError]) -> list[list[int]]:
-    """Places of pictures that go through the network together: of one size, and not too many."""
+def _batches(images: Sequence[Pixels | ImageError], most: int) -> list[list[int]]:
+    """Places of pictures that go through the network together: of one size, and of at most so many px, or one."""
     by_size: dict[tuple[int, ...], list[int]] = {}
     for at, image in enumerate(images):
         if not isinstance(image, ImageError):
             by_size.setdefault(image.shape, []).append(at)
     batches = []
     for (height, width, _), places in by_size.items():
-        step = max(1, _AT_ONCE // (height * width))
+        step = max(1, most // (height * width))
         batches += [places[at : at + step] for at in range(0, len(places), step)]
     return batches
 

@@ -27,7 +27,7 @@ from cnnray.errors import OptionError
 WIDTH, BLOCKS = 16, 5
 STRIDE = 4  # of the middle of the network
 _BAND = 64  # rows of a layer's output that are computed at once
-_TINY = 1e-5
+TINY = 1e-5
 
 
 class StyledConv(nn.Module):
@@ -82,7 +82,7 @@ class StyledConv(nn.Module):
 
     def _styled(self, x_NCHW: Tensor, weights_NS: Tensor) -> Tensor:
         variance, mean = torch.var_mean(x_NCHW.float(), (2, 3), correction=0)
-        scale = (weights_NS @ self.scale_SC) * torch.rsqrt(variance + _TINY)
+        scale = (weights_NS @ self.scale_SC) * torch.rsqrt(variance + TINY)
         shift = weights_NS @ self.shift_SC - mean * scale
         if torch.is_grad_enabled():
             x = torch.addcmul(shift[..., None, None], x_NCHW, scale[..., None, None])
@@ -144,20 +144,20 @@ class TransformNet(nn.Module):
             bands: little memory for large pictures; for evaluation.
         """
         height, width = images_N3HW.shape[2:]
-        x = _reflected(_centred(images_N3HW), -height % STRIDE, -width % STRIDE)
+        x = reflected(centred(images_N3HW), -height % STRIDE, -width % STRIDE)
         for layer in self.layers:
             x = layer(x, weights_NS, bands)
         return torch.sigmoid(x[:, :, :height, :width])
 
 
-def _centred(images_N3HW: Tensor) -> Tensor:
+def centred(images_N3HW: Tensor) -> Tensor:
     """Float in [-1, 1]; of uint8 without a second copy, which counts where a picture is large."""
     if images_N3HW.dtype == torch.uint8:
         return images_N3HW.float().mul_(2 / 255).sub_(1)
     return images_N3HW * 2 - 1
 
 
-def _reflected(x_NCHW: Tensor, below: int, right: int) -> Tensor:
+def reflected(x_NCHW: Tensor, below: int, right: int) -> Tensor:
     """More rows and columns; those of a picture too small to be reflected are repeated."""
     if not below and not right:
         return x_NCHW

@@ -120,7 +120,7 @@ _LARGE = """
 import resource, sys, numpy as np, torch
 torch.set_num_threads(1)
 from cnnray.infer.fast_stylize import Stylizer
-painter = Stylizer.load(sys.argv[1], precision="float32")
+painter = Stylizer.load(sys.argv[1], precision=sys.argv[2])
 painter.predict([np.zeros((64, 64, 3), np.uint8)], painter.styles[0])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 rng = np.random.default_rng(0)
@@ -131,8 +131,10 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
 
-def test_a_photo_of_4k_takes_less_than_a_gibibyte():
-    done = subprocess.run([sys.executable, "-c", _LARGE, SHIPPED], capture_output=True, text=True, timeout=250)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_photo_of_4k_takes_less_than_a_gibibyte(precision):
+    words = [sys.executable, "-c", _LARGE, SHIPPED, precision]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 2**30
 
