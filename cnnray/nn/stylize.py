@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cnnray.errors import OptionError, UnknownNameError
 from cnnray.nn.backbones import Backbone
+from cnnray.nn.fold import fold_batch_norms
 from cnnray.ops.style import gram_matrix, relative_error, smoothed, total_variation
 
 Maps = dict[str, Tensor]
@@ -51,7 +52,8 @@ class Losses(NamedTuple):
 
 
 class Perceiver(nn.Module):
-    """A frozen backbone that gives its activations at taps; it is changed: nothing in it works in place any more.
+    """A frozen backbone that gives its activations at taps; it is changed: nothing in it works in place any more, and
+    its batch norms are in its convolutions.
 
     Args:
         backbone: whose stages give maps at these taps.
@@ -76,6 +78,9 @@ class Perceiver(nn.Module):
         for module in self.body.modules():
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]
+        tapped = [self.body.get_submodule(path) for _, path in self._places.values()]
+        if not any(isinstance(module, nn.Conv2d) for module in tapped):  # whose output would be another one
+            fold_batch_norms(self.body)
         self.register_buffer("mean", torch.tensor(backbone.spec.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(backbone.spec.std).view(1, 3, 1, 1))
 
