@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from cnnray.cli.app import Flat, query, serve
 from cnnray.cli.console import say, table
 from cnnray.config import ServeConfig
-from cnnray.errors import CnnrayError
+from cnnray.errors import CnnrayError, OptionError
 
 
 @serve.command(name="up")
@@ -45,6 +45,8 @@ def query_classify(
     *,
     url: str = "http://127.0.0.1:8000",
     top_k: int = 5,
+    explain: Path | None = None,
+    explain_label: str = "",
 ) -> dict[str, Any]:
     """Classify image files by a running service.
 
@@ -52,13 +54,23 @@ def query_classify(
         images: files.
         url: of the service.
         top_k: classes to list per image.
+        explain: folder for pictures per image of what in it speaks for its class: the places over the photo
+            (NAME-overlay.jpg) and alone (NAME-heat.png), and the pixels (NAME-guided.png) where the network can.
+        explain_label: class to explain; without it, that of the answer.
     """
     from cnnray.client import Client
 
+    if explain_label and explain is None:
+        raise OptionError("--explain-label needs --explain FOLDER, for the pictures")
+    # one at a time is as fast as the service explains, and never too much for it
+    asked: dict[str, Any] = {"explain": True, "explain_label": explain_label or None, "concurrency": 1}
     with Client(url) as client:
-        answers = client.classify_many(images, top_k=top_k)
+        answers = client.classify_many(images, top_k=top_k, **({} if explain is None else asked))
     rows = [_answer_row(path, answer) for path, answer in zip(images, answers, strict=True)]
     table("Answers", rows, ["image", "label", "probability", "error"])
+    if explain is not None:
+        for answer, row in zip(answers, rows, strict=True):
+            _write_explanation(explain, row, getattr(answer, "explanation", None))
     failed = [answer for answer in answers if isinstance(answer, CnnrayError)]
     if len(failed) == len(answers):
         raise failed[0]
@@ -248,6 +260,25 @@ def query_verify(
         measured = f"probability {answer.probability:.3f}"
     say(f"{'the same person' if answer.same else 'different people'}: {measured}, threshold {answer.threshold:g}")
     return asdict(answer) | {"faces": [_face_row(face) for face in answer.faces]}
+
+
+def _write_explanation(folder: Path, row: dict[str, Any], why: Any) -> None:
+    """The pictures in files named after the image; the row gains `explanation`, None where the service gave none."""
+    from cnnray import files
+
+    row["explanation"] = None
+    if why is None:
+        return
+    start = folder / Path(row["image"]).stem
+    written = {f"{start}-overlay.jpg": why.overlay, f"{start}-heat.png": why.heat}
+    written |= {} if why.guided is None else {f"{start}-guided.png": why.guided}
+    for place, content in written.items():
+        files.write_bytes(place, content)
+    say(f"{', '.join(written)}: what speaks for {why.label} ({why.probability:.4g})")
+    if why.note:
+        say(why.note)
+    figures = {name: value for name, value in asdict(why).items() if name not in ("overlay", "heat", "guided")}
+    row["explanation"] = figures | {"pictures": list(written)}
 
 
 def _face_row(face: Any) -> dict[str, Any]:

@@ -57,15 +57,10 @@ def _picture(photo_HWC: Any, found: "Explanation") -> bytes:
     import numpy as np
     from PIL import Image, ImageOps
 
+    from cnnray.infer.explain import pictures
     from cnnray.ops.overlay import png
-    from cnnray.ops.show import GREY, heat_over, signed_picture
 
-    shown = [photo_HWC, heat_over(photo_HWC, found.heat_HW)]
-    if found.guided_HWC is not None:
-        top, left, bottom, right = (round(edge) for edge in found.seen)
-        pixels = Image.fromarray(signed_picture(found.guided_HWC, 99))
-        canvas = Image.new("RGB", photo_HWC.shape[1::-1], (GREY,) * 3)
-        canvas.paste(pixels.resize((right - left, bottom - top), Image.Resampling.BICUBIC), (left, top))
-        shown.append(np.asarray(canvas))
+    drawn = pictures(photo_HWC, found, _SIDE)
+    shown = [one for one in (photo_HWC, drawn.overlay_HWC, drawn.guided_HWC) if one is not None]
     sized = [ImageOps.pad(Image.fromarray(one), (_SIDE, _SIDE), Image.Resampling.BICUBIC, "white") for one in shown]
     return png(np.concatenate([np.asarray(one) for one in sized], axis=1))

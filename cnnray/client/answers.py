@@ -1,5 +1,6 @@
 """What the service answers, as its client gives it; what a newer service adds is passed over."""
 
+import base64
 import dataclasses
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,6 +19,39 @@ class Guess:
 
 
 @dataclass(frozen=True)
+class Explanation:
+    """What speaks for one class in an image.
+
+    The pictures show the whole upright photo, all in one size: its own, or smaller where its longest side is above
+    512 px.
+
+    Attributes:
+        label: the class that is explained.
+        probability: of the class, in [0, 1].
+        stage: of the network, whose map of places is weighed (Grad-CAM).
+        height, width: of the upright photo in px.
+        seen: left, top, right, bottom in px of the photo, the part that the network saw.
+        overlay: a JPEG, the photo in grey with the heat in colour over it.
+        heat: a PNG, 8 bits grey: how much each place speaks for the class; 255 at the one that speaks most, 0 where
+            nothing does or the network did not look.
+        guided: a PNG, RGB, the pixels that speak for the class, lighter than grey (128) where more of a colour does,
+            darker where less does; None where the network cannot give it.
+        note: why `guided` is None; else "".
+    """
+
+    label: str
+    probability: float
+    stage: str
+    height: int
+    width: int
+    seen: tuple[float, float, float, float]
+    overlay: bytes
+    heat: bytes
+    guided: bytes | None
+    note: str
+
+
+@dataclass(frozen=True)
 class Answer:
     """What the service says about one image.
 
@@ -28,6 +62,7 @@ class Answer:
         batch_size: requests that shared the forward pass.
         timings: milliseconds by part: "queue_ms", "inference_ms", "total_ms".
         request_id: under which the service logged the request.
+        explanation: why, where it was asked for; else None.
     """
 
     model: str
@@ -37,6 +72,7 @@ class Answer:
     batch_size: int
     timings: dict[str, float]
     request_id: str
+    explanation: Explanation | None
 
 
 @dataclass(frozen=True)
@@ -205,6 +241,13 @@ def read(kind: type[T], body: Any) -> T:
         raise ServiceError(f"expected {kind.__name__} from the service, got {str(body)[:200]}") from error
 
 
+def read_answer(body: dict[str, Any]) -> Answer:
+    """What the service says about one image."""
+    top = tuple(read(Guess, guess) for guess in body.get("top", []))
+    why = body.get("explanation")
+    return read(Answer, {**body, "top": top, "explanation": None if why is None else _explanation(why)})
+
+
 def read_detection(part: dict[str, Any], body: dict[str, Any]) -> Detection:
     """The objects of one image of an answer."""
     objects = tuple(read(Object, {**row, "box": tuple(row.get("box", ()))}) for row in part.get("objects", []))
@@ -220,6 +263,15 @@ def read_verification(body: dict[str, Any]) -> FaceVerification:
     """Two faces compared."""
     faces, found = tuple(map(_face, body.get("faces", []))), tuple(body.get("found", ()))
     return read(FaceVerification, {**body, "faces": faces, "found": found})
+
+
+def _explanation(row: dict[str, Any]) -> Explanation:
+    try:
+        files = {name: base64.b64decode(row[name], validate=True) for name in ("overlay", "heat")}
+        guided = None if row["guided"] is None else base64.b64decode(row["guided"], validate=True)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ServiceError(f"expected an Explanation's pictures in base64 from the service: {error}") from error
+    return read(Explanation, {**row, **files, "guided": guided, "seen": tuple(row.get("seen", ()))})
 
 
 def _face(row: dict[str, Any]) -> Face:

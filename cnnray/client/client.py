@@ -16,11 +16,11 @@ from cnnray.client.answers import (
     Detection,
     FaceDetection,
     FaceVerification,
-    Guess,
     Model,
     Painting,
     Segmentation,
     read,
+    read_answer,
     read_detection,
     read_faces,
     read_verification,
@@ -35,25 +35,31 @@ class Client(GalleryClient, StylizeJobClient):
     """What a service answers, see `Connection` for its arguments; the galleries' part is `GalleryClient`, that of
     painting jobs `StylizeJobClient`."""
 
-    def classify(self, image: Image, top_k: int = 5) -> Answer:
+    def classify(self, image: Image, top_k: int = 5, explain: bool = False, explain_label: str | None = None) -> Answer:
         """Classify one image.
 
         Args:
             image: the encoded file's bytes, or its path.
             top_k: classes wanted in `Answer.top`, at least 1.
+            explain: also `Answer.explanation`, what in the image speaks for the class.
+            explain_label: the class to explain; None is that of the answer.
 
         Raises:
             StorageError: the file cannot be read.
             ServiceError: the service refused (its `code` and `request_id` are on the error) or did not answer.
         """
-        body = self._call("POST", "/v1/classify", content=content_of(image), params={"top_k": top_k}, headers=OCTETS)
-        top = tuple(read(Guess, guess) for guess in body.get("top", []))
-        return read(Answer, {**body, "top": top})
+        params: dict[str, Any] = {"top_k": top_k} | ({"explain": True} if explain else {})
+        params |= {} if explain_label is None else {"explain_label": explain_label}
+        return read_answer(self._call("POST", "/v1/classify", content=content_of(image), params=params, headers=OCTETS))
 
     def classify_many(
-        self, images: Sequence[Image], top_k: int = 5, concurrency: int = 16
+        self, images: Sequence[Image], top_k: int = 5, concurrency: int = 16, **explain: Any
     ) -> list[Answer | ServiceError | StorageError]:
         """Classify images, at most `concurrency` at a time; the service batches what comes together.
+
+        Args:
+            explain: explain, explain_label, as of `classify`. A service explains one image at a time; a concurrency
+                above 2 only waits.
 
         Returns:
             As many as came, in their order; an image that failed has its error in its place and spoils no other.
@@ -61,7 +67,7 @@ class Client(GalleryClient, StylizeJobClient):
 
         def one(image: Image) -> Answer | ServiceError | StorageError:
             try:
-                return self.classify(image, top_k)
+                return self.classify(image, top_k, **explain)
             except (ServiceError, StorageError) as error:
                 return error
 

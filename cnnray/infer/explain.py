@@ -6,6 +6,7 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from cnnray.errors import UnknownNameError
@@ -20,6 +21,9 @@ from cnnray.nn.rectify import other_activations
 from cnnray.ops.augment import plain_view
 from cnnray.ops.decode import decode
 from cnnray.ops.seen import lay_back, seen_box
+from cnnray.ops.show import GREY, Pixels, heat_over, signed_picture
+
+_PERCENTILE = 99  # of the signal, see `signed_picture`
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,52 @@ class Explanation:
     view_HWC: NDArray[np.uint8]
     guided_HWC: NDArray[np.float32] | None
     note: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """An explanation to look at: pictures of the whole upright photo, all of one size [H, W].
+
+    Attributes:
+        overlay_HWC: uint8 RGB, the photo in grey with the heat in colour over it, from black over red to light yellow.
+        heat_HW: uint8, the heat alone: 255 at the place that speaks most, 0 where none does or the network did not
+            look.
+        guided_HWC: uint8 RGB, the pixels that speak for the class: lighter than grey (128) where more of a colour
+            does, darker where less does, grey where the network did not look. None where the explanation has none.
+    """
+
+    overlay_HWC: Pixels
+    heat_HW: Pixels
+    guided_HWC: Pixels | None
+
+
+def pictures(photo_HWC: Pixels, found: Explanation, longest_side: int) -> Pictures:
+    """What `found` says about a photo, as pictures with its proportions.
+
+    Args:
+        photo_HWC: uint8 RGB, upright, that was explained.
+        longest_side: px, at least 1; smaller photos keep their size.
+    """
+    share = min(1.0, longest_side / max(photo_HWC.shape[:2]))
+    height, width = (max(1, round(side * share)) for side in photo_HWC.shape[:2])
+    # reduced before they are mixed: a photo may have 25 million pixels
+    photo = np.asarray(Image.fromarray(photo_HWC).resize((width, height), Image.Resampling.BICUBIC))
+    heat_HW = np.asarray(Image.fromarray(found.heat_HW).resize((width, height), Image.Resampling.BILINEAR))
+    heat_HW = heat_HW / max(heat_HW.max(), np.finfo(np.float32).tiny)
+    grey_HW: Pixels = np.rint(255 * heat_HW).astype(np.uint8)
+    return Pictures(heat_over(photo, heat_HW), grey_HW, _guided_picture(found, share, height, width))
+
+
+def _guided_picture(found: Explanation, share: float, height: int, width: int) -> Pixels | None:
+    """The guided pixels on grey [height, width, 3], where the network saw them in a photo resized by `share`."""
+    if found.guided_HWC is None:
+        return None
+    top, left, bottom, right = (round(edge * share) for edge in found.seen)
+    pixels = Image.fromarray(signed_picture(found.guided_HWC, _PERCENTILE))
+    pixels = pixels.resize((max(1, right - left), max(1, bottom - top)), Image.Resampling.BICUBIC)
+    canvas = Image.new("RGB", (width, height), (GREY,) * 3)
+    canvas.paste(pixels, (left, top))
+    return np.asarray(canvas)
 
 
 class Explainer:

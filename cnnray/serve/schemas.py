@@ -31,6 +31,44 @@ class Timings(BaseModel):
     total_ms: float = Field(description="inside the service")
 
 
+def _picture(kind: str, description: str) -> Any:
+    """A field with a picture's file in base64."""
+    return Field(description=description, json_schema_extra={"contentEncoding": "base64", "contentMediaType": kind})
+
+
+class Explanation(BaseModel):
+    """What speaks for one class in an image.
+
+    Its pictures show the whole upright photo, and are of one size: the photo's, made smaller where its longest side is
+    above 512 px.
+    """
+
+    label: str = Field(description="the class that is explained")
+    probability: float = Field(description="its softmax probability in [0, 1], computed in float32")
+    stage: str = Field(description="of the network, whose map of places is weighed (Grad-CAM)")
+    height: int = Field(description="of the upright photo in px; its pictures here may be smaller")
+    width: int
+    seen: list[float] = Field(
+        description="left, top, right and bottom in px of the upright photo: the part that the network saw"
+    )
+    overlay: str = _picture(
+        "image/jpeg",
+        "a JPEG in base64: the photo in grey and over it, in colours from black over red to light yellow, how much "
+        "each place speaks for the class",
+    )
+    heat: str = _picture(
+        "image/png",
+        "a PNG in base64, 8 bits grey, rows from the top: how much each place speaks for the class, in proportion; 255 "
+        "at the place that speaks most, 0 where nothing does or the network did not look",
+    )
+    guided: str | None = _picture(
+        "image/png",
+        "a PNG in base64, RGB: the pixels that speak for the class (Guided Grad-CAM), lighter than grey (128) where "
+        "more of a colour does, darker where less does; null where the network cannot give it",
+    )
+    note: str = Field(description='why `guided` is null; else ""')
+
+
 class Classification(BaseModel):
     """The answer of /v1/classify."""
 
@@ -39,6 +77,7 @@ class Classification(BaseModel):
     probability: float = Field(description="its softmax probability in [0, 1]")
     top: list[Guess] = Field(description="the top_k classes (fewer where the model has fewer), most probable first")
     batch_size: int = Field(description="requests that shared the forward pass")
+    explanation: Explanation | None = Field(default=None, description="of explain=true; else null")
     timings: Timings
     request_id: str
 

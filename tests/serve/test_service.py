@@ -12,6 +12,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 from PIL import Image
@@ -19,7 +20,9 @@ from PIL import Image
 from cnnray.client import Answer, Client
 from cnnray.errors import OptionError
 from cnnray.infer.classify import Classifier
+from cnnray.infer.explain import Explainer
 from cnnray.serve.app import up
+from tests.commands import run_command
 
 OCTETS = {"content-type": "application/octet-stream"}
 
@@ -36,6 +39,17 @@ def is_problem(response, status, code):
 
 def post(service, content=b"", headers=OCTETS, **options):
     return httpx.post(f"{service.url}/v1/classify", content=content, headers=headers, timeout=60, **options)
+
+
+@pytest.fixture(scope="module")
+def explainer(checkpoint):
+    return Explainer.load(checkpoint, device="cpu")
+
+
+def large_photo():
+    file = io.BytesIO()
+    Image.effect_noise((3000, 1500), 50).convert("RGB").save(file, "JPEG")
+    return file.getvalue()
 
 
 # --- good answers -------------------------------------------------------------------------------------------------
@@ -69,6 +83,93 @@ def test_an_answer_has_its_timings_and_all_its_classes(service, photos):
     timings = body["timings"]
     assert 0 <= timings["queue_ms"] and 0 < timings["inference_ms"]
     assert timings["queue_ms"] + timings["inference_ms"] <= timings["total_ms"] < 5000
+
+
+def test_an_explained_answer_is_the_plain_one_and_says_why(service, client, explainer, photos):
+    plain, body = (post(service, photos[0], params=params).json() for params in ({}, {"explain": True}))
+    assert plain["explanation"] is None
+    why = body["explanation"]
+    for field in ("model", "label"):
+        assert body[field] == plain[field]
+    assert [guess["label"] for guess in body["top"]] == [guess["label"] for guess in plain["top"]]
+    assert body["probability"] == pytest.approx(plain["probability"], abs=1e-5)
+    alone = explainer.why(photos[0])
+    assert (why["label"], why["stage"], why["note"]) == (plain["label"], explainer.stage, "")
+    assert why["probability"] == pytest.approx(alone.probability, abs=1e-5)
+    assert (why["height"], why["width"]) == alone.heat_HW.shape
+    found = client.classify(photos[0], explain=True).explanation
+    assert found.seen == pytest.approx([alone.seen[at] for at in (1, 0, 3, 2)])
+    pictures = [Image.open(io.BytesIO(part)) for part in (found.overlay, found.heat, found.guided)]
+    assert [(p.format, p.mode, p.size) for p in pictures] == [
+        ("JPEG", "RGB", (why["width"], why["height"])),
+        ("PNG", "L", (why["width"], why["height"])),
+        ("PNG", "RGB", (why["width"], why["height"])),
+    ]
+    heat = np.asarray(pictures[1])
+    assert heat.max() == 255 and np.abs(heat / 255 - alone.heat_HW / alone.heat_HW.max()).max() < 0.01
+    left, top, right, bottom = found.seen
+    assert not heat[:, : int(left) - 1].any() and not heat[: int(top) - 1].any()
+
+
+def test_another_class_is_explained_and_an_unknown_one_is_refused_with_those_that_are(service, client, photos):
+    answer = client.classify(photos[1], top_k=3, explain=True)
+    (other,) = {"apple", "pear", "plum"} - {guess.label for guess in answer.top[:2]}
+    found = client.classify(photos[1], top_k=3, explain=True, explain_label=other)
+    assert (found.label, found.explanation.label) == (answer.label, other)
+    assert found.explanation.probability == pytest.approx(answer.top[2].probability, abs=2e-2)
+    assert found.explanation.heat != answer.explanation.heat
+    unknown = post(service, photos[1], params={"explain": True, "explain_label": "kiwi"})
+    assert is_problem(unknown, 422, "unknown_name") and "known: apple, pear, plum" in unknown.json()["detail"]
+    assert is_problem(post(service, photos[1], params={"explain_label": "pear"}), 422, "explain_label_alone")
+    for content, code in ((b"", "empty"), (b"hello, this is no image", "not_an_image"), (jpeg()[:2000], "truncated")):
+        assert is_problem(post(service, content, params={"explain": True}), 422, code)
+    large = client.classify(large_photo(), explain=True).explanation
+    assert (large.height, large.width) == (1500, 3000)
+    assert Image.open(io.BytesIO(large.overlay)).size == Image.open(io.BytesIO(large.guided)).size == (512, 256)
+    assert len(large.overlay) + len(large.heat) + len(large.guided) < 400_000
+
+
+def test_explanations_leave_places_for_plain_requests(service, client, photos):
+    client.classify(photos[0], explain=True)  # loads the explainer
+    url, until = f"{service.url}/v1/classify?explain=true", time.monotonic() + 3
+
+    def insist(_):
+        statuses = []
+        with httpx.Client(timeout=30) as http:
+            while time.monotonic() < until:
+                statuses.append(http.post(url, content=photos[0], headers=OCTETS).status_code)
+        return statuses
+
+    plain = []
+    with ThreadPoolExecutor(4) as pool:
+        asked = pool.map(insist, range(4))
+        while time.monotonic() < until - 0.5:
+            plain.append(post(service, photos[2]).status_code)
+        statuses = [status for part in asked for status in part]
+    assert set(statuses) == {200, 503} and statuses.count(200) > 3
+    assert set(plain) == {200} and len(plain) > 5
+
+
+def test_the_command_writes_what_speaks_for_each_answer(service, photos, tmp_path, capsys):
+    (tmp_path / "a.jpg").write_bytes(photos[0])
+    (tmp_path / "bad.jpg").write_bytes(b"rubbish")
+    ask, options = ["query", "classify", tmp_path / "a.jpg"], ["--url", service.url]
+    plain, _ = run_command([*ask, *options], capsys)
+    assert "explanation" not in plain["answers"][0]
+    options += ["--explain", tmp_path / "why"]
+    found, said = run_command([*ask, tmp_path / "bad.jpg", *options], capsys)
+    good, bad = found["answers"]
+    assert good["label"] == plain["answers"][0]["label"] and bad["explanation"] is None and bad["error"]
+    why = good["explanation"]
+    assert set(why) == {"label", "probability", "stage", "height", "width", "seen", "note", "pictures"}
+    names = ["a-overlay.jpg", "a-heat.png", "a-guided.png"]
+    assert why["pictures"] == [str(tmp_path / "why" / name) for name in names]
+    assert {place.name for place in (tmp_path / "why").iterdir()} == set(names)
+    assert "a-overlay.jpg" in said and f"what speaks for {why['label']}" in said
+    other = next(label for label in ("apple", "pear", "plum") if label != why["label"])
+    words = [*ask, *options, "--explain-label"]
+    assert run_command([*words, other], capsys)[0]["answers"][0]["explanation"]["label"] == other
+    assert "known: apple, pear, plum" in run_command([*words, "kiwi"], capsys, 5)[1]
 
 
 def test_health_ready_and_models(client, checkpoint):
@@ -114,6 +215,9 @@ def test_the_documentation_needs_no_internet(service):
     }
     body = schema["paths"]["/v1/classify"]["post"]["requestBody"]["content"]
     assert set(body) == {"multipart/form-data", "application/octet-stream", "image/*"}
+    parameters = schema["paths"]["/v1/classify"]["post"]["parameters"]
+    assert [parameter["name"] for parameter in parameters] == ["top_k", "explain", "explain_label"]
+    assert "overlay" in schema["components"]["schemas"]["Explanation"]["properties"]
 
 
 def test_starting_wrote_nothing_to_stdout(service):

@@ -115,6 +115,42 @@ def test_an_answer_is_read_and_the_image_sent_as_it_is(tmp_path):
         assert headers["content-type"] == "application/octet-stream"
 
 
+WHY = {
+    "label": "dog", "probability": 0.25, "stage": "head", "height": 300, "width": 400,
+    "seen": [50.0, 0.0, 350.0, 300.0], "overlay": "anBlZw==", "heat": "cG5n", "guided": None, "note": "no ReLU",
+}  # fmt: skip
+
+
+def test_an_explanation_is_asked_for_by_name_and_its_pictures_decoded():
+    drawn = WHY | {"guided": "cG5nMg==", "note": ""}
+    script = [(200, {}, {**ANSWER, "explanation": why}) for why in (None, WHY, drawn)]
+    with Scripted(*script) as server, Client(server.url) as client:
+        plain = client.classify(b"x", 3)
+        why = client.classify(b"x", explain=True, explain_label="dog").explanation
+        (other,) = client.classify_many([b"x"], concurrency=1, explain=True)
+    assert [target for _, target, _, _ in server.seen] == [
+        "/v1/classify?top_k=3",
+        "/v1/classify?top_k=5&explain=true&explain_label=dog",
+        "/v1/classify?top_k=5&explain=true",
+    ]
+    assert plain.explanation is None and (why.label, why.probability, why.stage) == ("dog", 0.25, "head")
+    assert (why.height, why.width, why.seen) == (300, 400, (50.0, 0.0, 350.0, 300.0))
+    assert (why.overlay, why.heat, why.guided, why.note) == (b"jpeg", b"png", None, "no ReLU")
+    assert (other.explanation.guided, other.explanation.note) == (b"png2", "")
+
+
+def test_a_service_that_knows_no_explanations_gives_none():
+    with Scripted(OK) as server, Client(server.url) as client:
+        assert client.classify(b"x", explain=True).explanation is None
+
+
+@pytest.mark.parametrize("wrong", [{"label": "dog"}, WHY | {"heat": "*"}, WHY | {"overlay": None}, ["x"]])
+def test_a_broken_explanation_is_the_services_fault(wrong):
+    with Scripted((200, {}, {**ANSWER, "explanation": wrong})) as server, Client(server.url) as client:
+        with pytest.raises(ServiceError, match="expected an Explanation's pictures in base64"):
+            client.classify(b"x", explain=True)
+
+
 def test_fields_of_a_newer_service_are_passed_over_and_missing_ones_named():
     with Scripted((200, {}, {**ANSWER, "new": 1})) as server, Client(server.url) as client:
         assert client.classify(b"x").label == "cat"
