@@ -1,5 +1,6 @@
 """Command lines as users write them, in this process."""
 
+import dataclasses
 import json
 
 import pytest
@@ -18,3 +19,11 @@ def run_command(words, capsys, code=0):
         assert ended.value.code == code
     captured = capsys.readouterr()
     return json.loads(captured.out) if captured.out else None, captured.err
+
+
+def option_words(config):
+    """What the command line needs for these settings."""
+    usual = type(config)()
+    pairs = ((field.name, getattr(config, field.name)) for field in dataclasses.fields(config))
+    changed = [(name, value) for name, value in pairs if value != getattr(usual, name)]
+    return [word for name, value in changed for word in (f"--{name.replace('_', '-')}", str(value))]

@@ -6,6 +6,8 @@ import time
 import psutil
 
 from cnnray import files
+from cnnray.errors import StorageError
+from cnnray.train.state import load_history
 
 
 def kill_all(driver):
@@ -22,6 +24,18 @@ def wait_for_parts(folder, count, driver):
     deadline = time.monotonic() + 120
     while len(files.list_files(str(folder), ".parquet")) < count:
         assert driver.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def wait_for_epochs(uri, count, driver):
+    """Until `driver` has stored a training state with so many epochs."""
+    deadline = time.monotonic() + 150
+    while True:
+        assert driver.poll() is None, "it ended before it was killed"
+        with contextlib.suppress(FileNotFoundError, StorageError):
+            if len(load_history(uri)) >= count:
+                return
+        assert time.monotonic() < deadline, "no epoch in time"
         time.sleep(0.05)
 
 

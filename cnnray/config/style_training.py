@@ -18,7 +18,7 @@ class StyleTrainConfig(TrainConfig, ManifestConfig, JudgeConfig):
         style_size: shorter side in px of the style pictures; larger shows their strokes larger; 0 is the crop's.
         width: channels of the first layer; twice and four times as many follow.
         blocks: residual blocks in the middle.
-        style_weight, content_weight, variation_weight: of the losses, see `cnnray.nn.stylize.Losses`.
+        style_loss, content_loss, variation_loss: weights of the losses, see `cnnray.nn.stylize.Losses`.
         val_fraction: of the photos.
         label_column: not used; photos have no labels.
     """
@@ -27,9 +27,9 @@ class StyleTrainConfig(TrainConfig, ManifestConfig, JudgeConfig):
     style_size: int = 0
     width: int = 16
     blocks: int = 5
-    style_weight: float = 10.0
-    content_weight: float = 2.0
-    variation_weight: float = 2.0
+    style_loss: float = 10.0
+    content_loss: float = 2.0
+    variation_loss: float = 2.0
     val_fraction: float = 0.05
     label_column: str = ""
     epochs: int = 40
@@ -46,9 +46,9 @@ class StyleTrainConfig(TrainConfig, ManifestConfig, JudgeConfig):
         at_least("crop", self.crop, 64)
         if self.style_size and self.style_size < 32:
             raise OptionError(f"style_size must be at least 32 px, or 0, got {self.style_size}")
-        for name in ("style_weight", "content_weight", "variation_weight"):
+        for name in ("style_loss", "content_loss", "variation_loss"):
             at_least(name, getattr(self, name), 0)
-        if not self.style_weight:
-            raise OptionError("style_weight must be above 0: without it nothing is painted")
+        if not self.style_loss:
+            raise OptionError("style_loss must be above 0: without it nothing is painted")
         if not 0 < self.val_fraction < 1:
             raise OptionError(f"val_fraction is a fraction between 0 and 1, got {self.val_fraction}")

@@ -17,6 +17,7 @@ from cnnray.errors import OptionError
 from cnnray.nn.stylize import Maps, Perceiver, StyleTargets, Taps
 from cnnray.ops.planes import resized, size_with_longer, to_planes
 from cnnray.ops.style import keep_colors, like_luminance, luminance
+from cnnray.ops.style_pictures import check_style
 
 SMALLEST, COARSEST = 16, 64  # px of the shorter side: of any picture, and of a content on the way to its full size
 
@@ -57,7 +58,7 @@ class Pictures:
         """Checked and resized.
 
         Raises:
-            OptionError: no style, other weights than styles, pictures too small, or nothing to paint.
+            OptionError: no style, other weights than styles, pictures too small or of one colour, or nothing to paint.
         """
         content = to_planes(content_HWC)
         if max(content.shape[2:]) > config.size:
@@ -68,6 +69,8 @@ class Pictures:
         planes = tuple(to_planes(style) for style in styles)
         pictures = cls(content, planes, weights, mask, start, config.style_scale, config.keep_colors)
         pictures._check_sides(config)
+        for number, style in enumerate(styles, 1):
+            check_style(style, f"style {number}")
         return pictures
 
     def sizes(self, most: int) -> list[tuple[int, int]]:

@@ -9,6 +9,23 @@ from cnnray.errors import OptionError
 SMALLEST = 32  # px
 
 
+def check_style(image_HWC: NDArray[np.uint8], title: str) -> None:
+    """Refuse a picture without anything in it.
+
+    Args:
+        image_HWC: uint8 RGB.
+        title: what it is, for the message.
+
+    Raises:
+        OptionError: it is of one colour.
+    """
+    if (image_HWC == image_HWC[0, 0]).all():
+        raise OptionError(
+            f"expected a picture with something in it, but {title} is of one colour all over (white, where all of a "
+            "picture is transparent)"
+        )
+
+
 def fit_style(image_HWC: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """A style picture whose shorter side is `size` px, or its own where that is smaller.
 
@@ -16,11 +33,12 @@ def fit_style(image_HWC: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         image_HWC: uint8 RGB.
 
     Raises:
-        OptionError: the picture is too small to have a style.
+        OptionError: the picture is too small to have a style, or of one colour.
     """
     height, width = image_HWC.shape[:2]
     if min(height, width) < SMALLEST:
         raise OptionError(f"expected a style picture of at least {SMALLEST} px, got {width} x {height}")
+    check_style(image_HWC, "the style picture")
     share = min(1.0, size / min(height, width))
     if share == 1.0:
         return image_HWC

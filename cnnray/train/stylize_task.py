@@ -89,9 +89,9 @@ class StylizeTask:
         photos = images.float() / 255
         losses = self.judge.losses(model(photos, weights_NS), photos, weights_NS)
         total = (
-            self.config.style_weight * losses.style
-            + self.config.content_weight * losses.content
-            + self.config.variation_weight * losses.variation
+            self.config.style_loss * losses.style
+            + self.config.content_loss * losses.content
+            + self.config.variation_loss * losses.variation
         )
         score = (1 - losses.style.detach()).sum()
         return Step(total.sum(), total.new_tensor(float(len(images))), score, len(images))

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from cnnray.data.feature_store import read_parquet, read_quarantine
 from cnnray.data.measure_faces import measure_faces
 from cnnray.data.predict import read_predictions
 from cnnray.data.stream import stream_here
-from cnnray.errors import QuarantineError, RunFolderError, StorageError
+from cnnray.errors import QuarantineError, RunFolderError
 from cnnray.infer.faces import FacePipeline
 from cnnray.nn.checkpoint import load_checkpoint
 from cnnray.ops.decode import decode
@@ -31,7 +30,8 @@ from cnnray.train.faces import train_faces
 from cnnray.train.faces_task import FacesTask
 from cnnray.train.loop import Worker, run
 from cnnray.train.state import load_history, load_state
-from tests.killing import kill_all
+from tests.commands import option_words
+from tests.killing import kill_all, wait_for_epochs
 from tests.people import nobody
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -255,35 +255,14 @@ def test_too_many_photos_without_a_face_are_refused(data_dir, tmp_path):
 # ---- kills -----------------------------------------------------------------------------------------------------------
 
 
-def wait_for_epochs(uri, count, driver):
-    deadline = time.monotonic() + 150
-    while time.monotonic() < deadline:
-        assert driver.poll() is None, "it ended before it was killed"
-        try:
-            if len(load_history(uri)) >= count:
-                return
-        except (FileNotFoundError, StorageError):
-            pass
-        time.sleep(0.05)
-    raise AssertionError("no epoch in time")
-
-
 def stamps(folder):
     return {path: os.stat(path).st_mtime_ns for path in files.list_files(str(folder))}
-
-
-def words(config):
-    """What the command line needs for these settings."""
-    usual = FacesConfig()
-    pairs = ((field.name, getattr(config, field.name)) for field in dataclasses.fields(config))
-    changed = [(name, value) for name, value in pairs if value != getattr(usual, name)]
-    return [word for name, value in changed for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def test_a_killed_command_goes_on_and_ends_with_the_same_weights(trained, source, tmp_path, monkeypatch):
     out = tmp_path / "killed"
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    command = [sys.executable, "-m", "cnnray", "train", "faces", str(source), "--out", str(out), *words(SMALL)]
+    command = [sys.executable, "-m", "cnnray", "train", "faces", str(source), "--out", str(out), *option_words(SMALL)]
     driver = subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
     try:
         wait_for_epochs(str(out / "state" / "last.state"), 2, driver)

@@ -266,6 +266,12 @@ class TestFailures:
         with pytest.raises(OptionError, match="at least one style"):
             StyleOptimizer(cat, [], FAST)
 
+    def test_a_style_without_anything_in_it(self, cat, styles):
+        with pytest.raises(OptionError, match="style 2 is of one colour all over"):
+            StyleOptimizer(cat, [styles[0], np.full_like(cat, 7)], FAST)
+        grey = np.repeat(cat[..., :1], 3, axis=2)
+        StyleOptimizer(cat, [grey], FAST).step()
+
 
 @pytest.mark.parametrize(
     ("change", "message"),
@@ -303,12 +309,12 @@ def test_no_rim_is_painted_against_what_networks_pad_with(cat):
 def test_flat_pictures_are_painted(styles):
     grey = np.full((40, 40, 3), 127, np.uint8)
     assert painted(grey, styles[:1]).image_HWC.shape == grey.shape
-    assert painted(styles[0], [grey], replace(FAST, keep_colors=True)).image_HWC.shape == styles[0].shape
+    assert painted(grey, styles[:1], replace(FAST, keep_colors=True)).image_HWC.shape == grey.shape
 
 
 def test_a_thin_style_leaves_out_sizes_at_which_it_would_be_nothing(cat):
     large = np.repeat(np.repeat(cat, 8, axis=0), 8, axis=1)
-    thin = np.zeros((20, 120, 3), np.uint8)
+    thin = np.tile(np.arange(120, dtype=np.uint8)[:, None], (20, 1, 3))
     sizes = StyleOptimizer(large, [thin], replace(FAST, size=384, pyramid=3)).sizes
     assert sizes == [(64, 96), (128, 192), (256, 384)]
     thin = thin[:, :, :][:17].repeat(4, axis=1)[:, :480]
