@@ -5,13 +5,44 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from cnnray.cli.app import visualize
+from cnnray.cli.app import Flat, visualize
 from cnnray.cli.console import say, table
+from cnnray.config import AtlasConfig
 
 if TYPE_CHECKING:
     from cnnray.infer.explain import Explanation
 
 _SIDE = 480  # px of a picture
+
+
+@visualize.command(name="filters")
+def visualize_filters(
+    source: str,
+    /,
+    *,
+    out: str,
+    config: Annotated[AtlasConfig, Flat] = AtlasConfig(),  # noqa: B008 (frozen)
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Show what the filters of a network look for: the nine images that make each fire most, and what in them does.
+
+    The same command resumes.
+
+    Args:
+        source: a folder of images, or a CSV or Parquet manifest; a path or URI.
+        out: the run folder; open its index.html.
+        address: of a Ray cluster; without it a local one is started.
+    """
+    from cnnray.data.atlas import visualize_filters as run
+
+    manifest = run(source, out, config, address=address)
+    table(
+        f"Filters of {manifest['network']}", manifest["layers"], ["name", "filters", "dead", "drawn", "stride", "field"]
+    )
+    say(f"{manifest['predictions']:,} images passed by; open {out}/index.html")
+    if manifest["quarantined"]:
+        say(f"{manifest['quarantined']:,} bad images are listed in {out}/quarantine: {manifest['quarantine_codes']}")
+    return manifest
 
 
 @visualize.command(name="why")

@@ -3,6 +3,7 @@
 Frozen and keyword-only; `to_toml` writes what a run was resolved to.
 """
 
+from cnnray.config.atlas import AtlasConfig
 from cnnray.config.checks import to_toml
 from cnnray.config.face_training import FacesConfig
 from cnnray.config.faces import (
@@ -31,6 +32,7 @@ from cnnray.config.stylize import DescentConfig, StylizeConfig
 from cnnray.config.training import ClassifyConfig, DetectConfig, FinetuneConfig, LabelConfig, SegmentConfig, TrainConfig
 
 __all__ = [
+    "AtlasConfig",
     "DescentConfig",
     "BackboneConfig",
     "BadConfig",

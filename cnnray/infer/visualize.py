@@ -17,10 +17,10 @@ from cnnray.nn.backbones import Backbone
 from cnnray.nn.deconv import Deconv, strongest_places
 from cnnray.nn.device import choose_device, single_threaded
 from cnnray.nn.layer_names import conv_layers, find_layer
-from cnnray.nn.receptive import receptive_fields
+from cnnray.nn.receptive import Field, receptive_fields
 from cnnray.nn.watch import Watch, normalised, stages_up_to
 from cnnray.ops.show import crop
-from cnnray.ops.strongest import Strongest
+from cnnray.ops.strongest import State, Strongest
 
 GPU_BATCH = 64
 
@@ -40,6 +40,7 @@ class TopNine:
         layers: names, see `conv_layers`.
         k: images to keep for each filter.
         device: see `choose_device`.
+        start: state to go on from, of the same layers and k; None is before any image.
 
     Attributes:
         num_filters: of each layer, by name.
@@ -50,7 +51,14 @@ class TopNine:
         OptionError: no layer, k under 1, or a device that is not there.
     """
 
-    def __init__(self, backbone: Backbone, layers: Sequence[str], k: int = 9, device: str = "auto") -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        layers: Sequence[str],
+        k: int = 9,
+        device: str = "auto",
+        start: State | None = None,
+    ) -> None:
         if not layers:
             raise OptionError("expected at least one layer")
         self._device = choose_device(device)
@@ -61,7 +69,8 @@ class TopNine:
         self._lower = stages_up_to(backbone, self._layers.values())
         self._backbone = backbone
         self.num_filters = {name: layer.num_filters for name, layer in self._layers.items()}
-        self.state = {name: Strongest.none(count, k) for name, count in self.num_filters.items()}
+        empty = {name: Strongest.none(count, k) for name, count in self.num_filters.items()}
+        self.state = empty if start is None else dict(start)
 
     def update(self, ids: Sequence[str], images_NCHW: Tensor) -> None:
         """Let images pass by.
@@ -84,6 +93,7 @@ class TopNine:
     def _pass(self, ids_N: NDArray[np.str_], images_NCHW: Tensor) -> None:
         count, missing = len(ids_N), self._batch_size - len(ids_N)
         images_NCHW = torch.cat([images_NCHW, images_NCHW.new_zeros(missing, *images_NCHW.shape[1:])])
+        images_NCHW = images_NCHW.contiguous()  # full batches too: sums have another order in other memory formats
 
         def see(layer: str, activation_NFHW: Tensor) -> Tensor:
             self._keep(layer, ids_N, activation_NFHW[:count])
@@ -124,8 +134,62 @@ class Reconstruction:
     box: tuple[int, int, int, int]
 
 
+class Reconstructor:
+    """Units of images projected back and cut out, many at a time; safe to call from several threads at once.
+
+    As in TopNine a CPU computes in one thread, and batches are of one size: a picture does not depend on what is
+    drawn beside it.
+
+    Args:
+        backbone: put in evaluation mode and moved to the device.
+        rule: see `cnnray.nn.deconv.Deconv`.
+        size: height and width of the images, px.
+        layers: names, see `conv_layers`.
+        device: see `choose_device`.
+
+    Raises:
+        UnknownNameError: no such layer or rule.
+        OptionError: a network with activations that the rule does not know, or a device that is not there.
+    """
+
+    def __init__(self, backbone: Backbone, rule: str, size: int, layers: Sequence[str], device: str = "auto") -> None:
+        self._device = choose_device(device)
+        self._batch_size = GPU_BATCH if self._device.type == "cuda" else CPU_BATCH
+        self._deconv = Deconv(backbone.to(self._device), rule)
+        self._fields = receptive_fields(backbone, (size, size), layers)
+
+    def batches(self, count: int) -> list[slice]:
+        """How so many units are divided into calls that each fill one batch."""
+        return [slice(at, at + self._batch_size) for at in range(0, count, self._batch_size)]
+
+    def show(self, images_NCHW: Tensor, layer: str, filters_N: Tensor, places_N2: Tensor) -> list[Reconstruction]:
+        """One unit of each image.
+
+        Args:
+            images_NCHW: uint8 [N, 3, size, size], at least one and at most a batch.
+            layer: one of `layers`.
+            filters_N: int64.
+            places_N2: (row, column) in the layer's map, int64.
+
+        Raises:
+            OptionError: a filter or place that the layer does not have.
+        """
+        count = len(images_NCHW)
+        fill = torch.arange(self._batch_size).clamp(max=count - 1)
+        with single_threaded(self._device):
+            found = reconstruct(
+                self._deconv, images_NCHW[fill], layer, filters_N[fill], places_N2[fill], self._fields[layer]
+            )
+        return found[:count]
+
+
 def reconstruct(
-    deconv: Deconv, images_NCHW: Tensor, layer: str, filters_N: Tensor, places_N2: Tensor | None = None
+    deconv: Deconv,
+    images_NCHW: Tensor,
+    layer: str,
+    filters_N: Tensor,
+    places_N2: Tensor | None = None,
+    field: Field | None = None,
 ) -> list[Reconstruction]:
     """One unit of each image, projected back and cut out.
 
@@ -134,6 +198,7 @@ def reconstruct(
         layer: a name in `deconv.layers`.
         filters_N: int64.
         places_N2: (row, column) in the layer's map, int64; None is the filter's strongest.
+        field: of the layer for images of this size, where the caller has it.
 
     Raises:
         UnknownNameError: no such layer.
@@ -141,7 +206,7 @@ def reconstruct(
     """
     projected = deconv.project(images_NCHW, layer, filters_N, places_N2)
     height, width = images_NCHW.shape[2:]
-    field = receptive_fields(deconv.backbone, (height, width), [layer])[layer]
+    field = field or receptive_fields(deconv.backbone, (height, width), [layer])[layer]
     found = []
     for number, (row, column) in enumerate(projected.places_N2.tolist()):
         box = field.window((row, column))

@@ -103,23 +103,40 @@ def state_columns(state: State) -> dict[str, NDArray[Any]]:
 
 
 def state_from_columns(columns: Mapping[str, NDArray[Any]], num_filters: Mapping[str, int], k: int) -> State:
-    """The state of such a table, whose rows may be in any order; tables of several states are merged as states.
+    """The state of such a table, see `with_columns`.
 
     Args:
         num_filters: of each layer.
         k: kept for each filter, as in the state.
     """
-    state = {}
-    ids, layers = np.asarray(columns["id"], str), np.asarray(columns["layer"], str)
-    for name, count in num_filters.items():
-        mine = layers == name
-        at = columns["filter"][mine], columns["rank"][mine]
-        empty = Strongest.none(count, k)
-        layer = Strongest(empty.values_FK, empty.ids_FK.astype(np.promote_types(ids.dtype, "<U1")), empty.places_FK2)
-        layer.values_FK[at], layer.ids_FK[at] = columns["value"][mine], ids[mine]
-        layer.places_FK2[at] = np.stack([columns["row"][mine], columns["column"][mine]], 1)
-        state[name] = layer
-    return state
+    return with_columns({name: Strongest.none(count, k) for name, count in num_filters.items()}, columns)
+
+
+def with_columns(state: State, columns: Mapping[str, NDArray[Any]]) -> dict[str, Strongest]:
+    """A state merged with those that such a table holds: one, several one after the other, or parts of them.
+
+    Args:
+        columns: rows in any order; those of layers that the state does not have are left out, and ranks do not matter.
+    """
+    layers, ids = np.asarray(columns["layer"], str), np.asarray(columns["id"], str)
+    found = {**columns, "id": ids}
+    return {
+        name: _with_rows(layer, {column: found[column][layers == name] for column in COLUMNS[1:]})
+        for name, layer in state.items()
+    }
+
+
+def _with_rows(layer: Strongest, columns: Mapping[str, NDArray[Any]]) -> Strongest:
+    order = np.argsort(columns["filter"], kind="stable")
+    filters_R, starts_R, counts_R = np.unique(columns["filter"][order], return_index=True, return_counts=True)
+    if not len(order):
+        return layer
+    at = np.repeat(np.arange(len(filters_R)), counts_R), np.arange(len(order)) - np.repeat(starts_R, counts_R)
+    empty = Strongest.none(len(filters_R), int(counts_R.max()))
+    found = Strongest(empty.values_FK, empty.ids_FK.astype(columns["id"].dtype), empty.places_FK2)
+    found.values_FK[at], found.ids_FK[at] = columns["value"][order], columns["id"][order]
+    found.places_FK2[at] = np.stack([columns["row"], columns["column"]], 1)[order]
+    return layer.with_candidates(filters_R, found)
 
 
 def _layer_columns(name: str, layer: Strongest) -> dict[str, NDArray[Any]]:

@@ -60,3 +60,16 @@ def test_a_bad_photo_is_one_line(call, tmp_path):
     assert "expected JPEG, PNG" in call(code=2, photo="bad.jpg")[1]
     assert "expected an image at" in call(code=2, photo="none.jpg")[1]
     assert "/nowhere" in call(code=2, classifier="/nowhere")[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--layers", "stage99"], "unknown conv layer of efficientnet_lite0 'stage99'; known: stem, stage1.layers.0"),
+        (["--backbone", "mobilenet_v3_small", "--weights", "none", "--rule", "guided"], "has hardsigmoid, hardswish"),
+        (["--rule", "magic"], "rule must be one of"),
+    ],
+)
+def test_wrong_options_of_an_atlas_are_one_line(tmp_path, capsys, words, message):
+    said = run_command(["visualize", "filters", tmp_path, "--out", tmp_path / "atlas", *words], capsys, 2)[1].strip()
+    assert message in said and "\n" not in said and not (tmp_path / "atlas").exists()
