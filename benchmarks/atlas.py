@@ -1,6 +1,6 @@
 """The nine strongest images of every filter against the forward pass alone, and memory against the number of images.
 
-    python benchmarks/atlas.py [--images N] [--rounds 5] [--layers NAME ...]      about ten minutes on two cores, quiet
+    python benchmarks/atlas.py [--images N] [--rounds 5] [--layers NAME ...]      about 25 minutes on two cores
 
 SqueezeNet 1.0 with its ImageNet weights, three layers, all of their filters, over the 2,640 photos of groceries.
 Baseline: the same stages up to the last of the layers, on the same batches of four of the same images, decoded in
