@@ -57,13 +57,8 @@ class KnownFeatures:
 
 def find_runs(out: str, config: FeaturesConfig) -> list[str]:
     """Finished runs in the same folder as `out` that may hold features of `config`'s network; others are not read."""
-    fs, path = files.filesystem(out)
-    parent = path.rstrip("/").rsplit("/", 1)[0]
-    if not fs.exists(parent):
-        return []
     base = out.rstrip("/").rsplit("/", 1)[0] if "/" in out.rstrip("/") else "."
-    beside = [e["name"].rstrip("/").rsplit("/", 1)[-1] for e in fs.ls(parent, detail=True) if e["type"] == "directory"]
-    runs = [files.join(base, name) for name in sorted(beside)]
+    runs = [files.join(base, name) for name in files.list_folders(base)]
     return [run for run in runs if _may_hold(run, config)]
 
 

@@ -1,15 +1,15 @@
-"""What the endpoints that take several images share: asking for all at once, timings, faults, JSON in a header."""
+"""What endpoints share: asking for several images at once, errors as answers, timings, faults, JSON in a header."""
 
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import Request
 from pydantic import BaseModel
 
-from cnnray.errors import ImageError
+from cnnray.errors import CnnrayError, ImageError
 from cnnray.serve.problems import Refusal
 from cnnray.serve.replica import Done
 from cnnray.serve.schemas import Fault, Timings
@@ -30,6 +30,21 @@ async def ask_all(request: Request, name: str, images: Sequence[bytes], option: 
     if len(done) == 1 and isinstance(done[0].result, ImageError):
         raise done[0].result
     return done
+
+
+def outcome(call: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
+    """What a call answers, or its CnnrayError, which Ray would wrap if a deployment raised it; see `unless_error`."""
+    try:
+        return call(*args, **options)
+    except CnnrayError as error:
+        return error
+
+
+def unless_error(answer: Any) -> Any:
+    """The answer of a deployment; raises it where it is a CnnrayError."""
+    if isinstance(answer, CnnrayError):
+        raise answer
+    return answer
 
 
 def refuse_several(images: Sequence[bytes]) -> None:

@@ -22,6 +22,7 @@ from cnnray.infer.gallery.opening import forget_dropped, snapshot_folder
 from cnnray.infer.gallery.record import Record
 from cnnray.infer.gallery.results import Recognition
 from cnnray.infer.gallery.rows import Contract, FaceRow, GalleryRow, IdentityRow
+from cnnray.serve.answers import outcome, unless_error
 
 NAME = "galleries"
 UPKEEP_SECONDS = 3.0
@@ -39,10 +40,7 @@ async def ask(request: Request, what: str, /, *args: Any, **options: Any) -> Any
     handle = request.app.state.models.get(NAME)
     if handle is None:
         raise GalleryError("no_gallery", "this service keeps no galleries: it was started without the option record")
-    answer = await handle.ask.remote(what, *args, **options)
-    if isinstance(answer, CnnrayError):
-        raise answer
-    return answer
+    return unless_error(await handle.ask.remote(what, *args, **options))
 
 
 async def ask_timed(request: Request, what: str, /, *args: Any, **options: Any) -> tuple[Any, float]:
@@ -180,7 +178,7 @@ class Galleries:
 
     async def ask(self, what: str, /, *args: Any, **options: Any) -> Any:
         """What a method answers, or its GalleryError or RecordError, which Ray would wrap if it were raised."""
-        call = partial(_outcome, getattr(self._galleries, what), *args, **options)
+        call = partial(outcome, getattr(self._galleries, what), *args, **options)
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
     async def self_test(self) -> None:
@@ -188,7 +186,7 @@ class Galleries:
         await asyncio.to_thread(self._galleries.self_test)
 
     def _keep_up(self) -> None:
-        start = _outcome(self._galleries.open_snapshots)
+        start = outcome(self._galleries.open_snapshots)
         if start is not None:
             logger.warning("galleries: snapshots are looked at when their galleries are used: %s", start)
         while not self._ended.wait(UPKEEP_SECONDS):
@@ -199,13 +197,6 @@ class Galleries:
 
     def __del__(self) -> None:
         self._ended.set()
-
-
-def _outcome(call: Any, /, *args: Any, **options: Any) -> Any:
-    try:
-        return call(*args, **options)
-    except CnnrayError as error:
-        return error
 
 
 def deploy(config: ServeConfig) -> Any:

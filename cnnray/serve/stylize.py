@@ -17,7 +17,7 @@ from cnnray.errors import CnnrayError, ImageError
 from cnnray.infer import fast_stylize
 from cnnray.ops.overlay import encode, jpeg
 from cnnray.ops.style_pictures import draw_sample
-from cnnray.serve.answers import timings
+from cnnray.serve.answers import timings, unless_error
 from cnnray.serve.problems import Refusal
 from cnnray.serve.replica import Done, Job, Replica
 from cnnray.serve.schemas import Stylized
@@ -56,9 +56,7 @@ async def stylize_image(
     image = await read_image(request)
     wish = Wish(_shares(style), strength, keep_colors, longest_side, format)
     done: Done = await request.app.state.models[NAME].ask.remote(image, wish)
-    if isinstance(done.result, CnnrayError):
-        raise done.result
-    painted: Painted = done.result
+    painted: Painted = unless_error(done.result)
     body = Stylized(
         model=done.model,
         height=painted.height,
@@ -79,9 +77,7 @@ async def stylize_image(
 )
 async def preview_style(request: Request, style: Annotated[str, Path(max_length=100)]) -> Response:
     """A small picture in that style, as JPEG."""
-    content = await request.app.state.models[NAME].preview.remote(style)
-    if isinstance(content, CnnrayError):
-        raise content
+    content = unless_error(await request.app.state.models[NAME].preview.remote(style))
     return Response(content, media_type=TYPES["jpg"], headers={"cache-control": "max-age=3600"})
 
 

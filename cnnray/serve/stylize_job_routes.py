@@ -7,8 +7,8 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from cnnray.config import StylizeConfig
-from cnnray.errors import CnnrayError
 from cnnray.infer.stylize_jobs import JobProgress, StylizeRequest
+from cnnray.serve.answers import unless_error
 from cnnray.serve.stylize_jobs import NAME
 from cnnray.serve.uploads import openapi_grouped, read_grouped_images
 
@@ -155,10 +155,7 @@ async def delete_job(request: Request, job: Job) -> Response:
 
 
 async def _ask(request: Request, what: str, /, *args: Any) -> Any:
-    answer = await request.app.state.models[NAME].ask.remote(what, *args)
-    if isinstance(answer, CnnrayError):
-        raise answer
-    return answer
+    return unless_error(await request.app.state.models[NAME].ask.remote(what, *args))
 
 
 def _shown(job: JobProgress) -> StylizeJob:

@@ -14,9 +14,10 @@ import ray
 from ray import serve
 
 from cnnray.config import ServeConfig
-from cnnray.errors import CnnrayError
+from cnnray.errors import JobError
 from cnnray.infer.stylize_job import paint_job
 from cnnray.infer.stylize_jobs import StylizeJobs
+from cnnray.serve.answers import outcome
 
 NAME = "stylize_jobs"
 _TEND_SECONDS = 0.5
@@ -43,7 +44,7 @@ class Jobs:
 
     async def ask(self, what: str, /, *args: Any) -> Any:
         """What a method of `StylizeJobs` answers, or its error, which Ray would wrap if it were raised."""
-        return await asyncio.to_thread(_outcome, getattr(self._jobs, what), *args)
+        return await asyncio.to_thread(outcome, getattr(self._jobs, what), *args)
 
     async def self_test(self) -> None:
         """Look at the folder, or raise StorageError."""
@@ -54,6 +55,7 @@ class Jobs:
         while not self._ended.wait(_TEND_SECONDS):
             try:
                 self._reap()
+                self._cancel()
                 self._start()
                 if time.monotonic() - swept > _SWEEP_SECONDS:
                     swept = time.monotonic()
@@ -62,14 +64,17 @@ class Jobs:
                 logger.exception("painting jobs: upkeep failed")
 
     def _reap(self) -> None:
-        """Look at what has ended, and stop what was deleted."""
-        unfinished = {job.id for job in self._jobs.unfinished()}
+        """Look at what has ended."""
         for id, task in list(self._running.items()):
             if ray.wait([task], timeout=0)[0]:
                 del self._running[id]
                 self._judge(id, task)
-            elif id not in unfinished:
-                ray.cancel(task)  # one that waits for a core; one that runs sees for itself
+
+    def _cancel(self) -> None:
+        """Stop what was deleted, also what waits for a core; a job that is done may still be tidying up."""
+        for id, task in self._running.items():
+            if isinstance(outcome(self._jobs.get, id), JobError):
+                ray.cancel(task)
 
     def _judge(self, id: str, task: Any) -> None:
         try:
@@ -93,13 +98,6 @@ class Jobs:
 
     def __del__(self) -> None:
         self._ended.set()
-
-
-def _outcome(call: Any, /, *args: Any) -> Any:
-    try:
-        return call(*args)
-    except CnnrayError as error:
-        return error
 
 
 def deploy(config: ServeConfig) -> Any:
