@@ -47,7 +47,7 @@ def stages_up_to(backbone: Backbone, layers: Iterable[ConvLayer]) -> nn.Sequenti
 
 
 def normalised(images_NCHW: Tensor, backbone: Backbone) -> Tensor:
-    """What the first stage sees of images, float32 on the backbone's device.
+    """What the first stage sees of images, float32 in channels_last memory on the backbone's device.
 
     Args:
         images_NCHW: [N, 3, H, W], uint8 in 0..255 or float in [0, 1].
@@ -56,5 +56,5 @@ def normalised(images_NCHW: Tensor, backbone: Backbone) -> Tensor:
     mean, std = (
         torch.tensor(given, device=device).reshape(1, 3, 1, 1) for given in (backbone.spec.mean, backbone.spec.std)
     )
-    x = images_NCHW.to(device, torch.float32)
+    x = images_NCHW.to(device, torch.float32, memory_format=torch.channels_last)
     return ((x / 255 if images_NCHW.dtype == torch.uint8 else x) - mean) / std
