@@ -120,10 +120,10 @@ def up(config: ServeConfig, address: str | None = None) -> str:
     app = build(config)
     _check_models(config)
     connect(address)
-    if serve.status().proxies:
-        raise OptionError("Serve already runs on this cluster: end that service first")
     if local:  # another cluster may grow
         _check_fits(config)
+    if serve.status().proxies:
+        raise OptionError("Serve already runs on this cluster: end that service first")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         return _run(app, config)
