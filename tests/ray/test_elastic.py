@@ -28,13 +28,13 @@ cluster.connect()
 
 table = make_table((60, 50, 40), dim=64, views=1, val_per_class=8)
 features = write_run(f"{folder}/features", table)
-config = ClassifyConfig(epochs=300, batch_size=4, patience=0, mixup_alpha=0.2, workers="1:2")
+config = ClassifyConfig(epochs=80, batch_size=4, patience=0, mixup_alpha=0.2, workers="1:2")
 make = functools.partial(build_parts, features, config)
 uri = f"{folder}/state/last.state"
 lost = []
 
 def lose_a_node():
-    while len(load_history(uri)) < 20:
+    while len(load_history(uri)) < 5:
         time.sleep(0.02)
     cluster.remove_node(second, allow_graceful=False)
     lost.append(len(load_history(uri)))

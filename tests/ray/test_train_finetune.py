@@ -15,13 +15,16 @@ from PIL import Image
 from cnnray.config import FeaturesConfig, FinetuneConfig, PredictConfig
 from cnnray.data.features import build_features
 from cnnray.data.predict import evaluate_classify
+from cnnray.data.stream import stream_here
 from cnnray.errors import OptionError, QuarantineError, RunFolderError
 from cnnray.infer.classify import Classifier
 from cnnray.nn.checkpoint import load_checkpoint
+from cnnray.nn.device import num_cores
 from cnnray.train.finetune import train_finetune
+from cnnray.train.finetune_task import build_image_parts, plan_task
 from cnnray.train.launch import launch
-from cnnray.train.loop import DivergedError
-from cnnray.train.state import load_history
+from cnnray.train.loop import DivergedError, Worker, run
+from cnnray.train.state import load_history, load_state
 from tests.ray.test_train_classify import kill_workers_when
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -81,25 +84,31 @@ def test_from_images_to_a_classifier_that_is_evaluated_and_predicts(stripes, tmp
         trained(stripes, tmp_path / "run", epochs=6)
 
 
-def curve(folder, tmp_path):
-    return [
-        loss for row in load_history(str(tmp_path / folder / "state" / "last.state")) for loss in row["step_losses"]
-    ]
+def alone(out, num_train, **changes):
+    """The training of the run `out` once more, by one worker in this process, with as many threads; its state."""
+    torch.set_num_threads(num_cores())
+    config = dataclasses.replace(SMALL, **changes)
+    parts = build_image_parts(str(out / "images.parquet"), plan_task(config, num_train, 2), stream_here)
+    run(*parts, config, str(out / "alone.state"), "x", Worker())
+    return load_state(str(out / "alone.state"), "x")
+
+
+def curve(history):
+    return [loss for row in history for loss in row["step_losses"]]
 
 
 def test_two_workers_at_half_the_batch_follow_the_golden_curve_of_one(tmp_path):
     """20 steps with batch norms that learn, mixup and fresh views; a worker's batch is 16, then two workers' 8 each."""
-    stripes = write_stripes(tmp_path / "stripes", 80)
+    stripes, out = write_stripes(tmp_path / "stripes", 80), tmp_path / "two"
     config = {"epochs": 2, "mixup_alpha": 0.2, "views": 0, "head_epochs": 0, "dropout": 0.0}
-    trained(stripes, tmp_path / "one", **config)
-    trained(stripes, tmp_path / "two", workers=2, **config)
+    trained(stripes, out, workers=2, **config)
+    one = alone(out, 160, **config)
     golden = np.loadtxt(GOLDEN)[:, 1]
     assert len(golden) == 20
-    for folder in ("one", "two"):
-        np.testing.assert_allclose(curve(folder, tmp_path), golden, rtol=0, atol=1e-4)
-    ours, theirs = (load_checkpoint(str(tmp_path / folder / "last"))[0] for folder in ("one", "two"))
-    for name, tensor in ours.items():
-        torch.testing.assert_close(theirs[name], tensor, rtol=1e-3, atol=1e-3)
+    for history in (one.history, load_history(str(out / "state" / "last.state"))):
+        np.testing.assert_allclose(curve(history), golden, rtol=0, atol=1e-4)
+    for name, tensor in load_checkpoint(str(out / "last"))[0].items():
+        torch.testing.assert_close(tensor, one.model[name], rtol=1e-3, atol=1e-3)
 
 
 def test_stored_activations_and_images_end_with_the_same_weights(stripes, tmp_path):
@@ -123,15 +132,15 @@ def test_stored_activations_and_images_end_with_the_same_weights(stripes, tmp_pa
 
 def test_killed_workers_lose_an_epoch_at_most_and_end_with_the_same_bits(stripes, tmp_path):
     config = {"epochs": 8, "ema": 0.9, "cutmix_alpha": 1.0, "views": 0}
-    trained(stripes, tmp_path / "whole", **config)
-    killed, state_uri = [], str(tmp_path / "killed" / "state" / "last.state")
+    out, killed = tmp_path / "killed", []
+    state_uri = str(out / "state" / "last.state")
     killer = threading.Thread(target=kill_workers_when, args=(state_uri, (2, 5), killed), daemon=True)
     killer.start()
-    manifest = trained(stripes, tmp_path / "killed", **config)
+    manifest = trained(stripes, out, **config)
     killer.join(10)
     assert len(set(killed)) >= 2
-    ours, theirs = (load_checkpoint(str(tmp_path / name / "last"))[0] for name in ("whole", "killed"))
-    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    last, whole = load_checkpoint(str(out / "last"))[0], alone(out, 32, **config)
+    assert all(torch.equal(tensor, whole.average[name]) for name, tensor in last.items())
     assert manifest["epochs"] == 8
 
 
