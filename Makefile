@@ -10,9 +10,9 @@ READY := $(VENV)/.ready
 demo: $(READY)  ## the whole system on embedded data, offline; result in runs/demo
 	$(BIN)/cnnray demo
 
-# Two at a time: most of the time goes into waiting for clusters and services to start.
+# Two files at a time: most of the time goes into waiting for clusters and services to start.
 test: $(READY)  ## all tests; `make test ARGS="tests/unit -k decode"` for some
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(READY)  ## format, style and types
 	$(BIN)/ruff format --check .

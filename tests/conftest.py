@@ -10,22 +10,6 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def pytest_configure():
-    """With `pytest -n` each process, and all that it starts, has cores of its own: threads that share a core wait for
-    each other, and training takes eight times as long."""
-    name, count = os.environ.get("PYTEST_XDIST_WORKER"), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
-    if name and hasattr(os, "sched_setaffinity") and len(cores := sorted(os.sched_getaffinity(0))) >= count:
-        os.sched_setaffinity(0, cores[int(name.removeprefix("gw")) :: count])
-
-
-def pytest_collection_modifyitems(items):
-    """For `pytest -n --dist loadgroup`: the tests of a file stay together, those of the service as well, which starts
-    once for all of them; what waits for clusters comes first, so that no process is left with it at the end."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("serve" if "serve" in item.path.parts else str(item.path)))
-    items.sort(key=lambda item: item.path.parent.name not in ("ray", "serve"))
-
-
 @pytest.fixture(scope="session")
 def data_dir():
     """The shared real data: CNNRAY_DATA, or ../shared/data beside the checkout."""
