@@ -229,15 +229,13 @@ def die():
     os._exit(3)
 
 
-def test_workers_that_die_again_and_again_end_the_run_with_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("cnnray.train.launch.MAX_FAILURES", 1)
-    with pytest.raises(CnnrayError, match="training ended after 2 failed attempts.*the same command goes on") as caught:
+def test_workers_that_die_again_and_again_end_the_run_with_one_line(tmp_path):
+    with pytest.raises(CnnrayError, match="training ended after 4 failed attempts.*the same command goes on") as caught:
         launch(die, QUICK, str(tmp_path / "state"), "x")
     assert "\n" not in str(caught.value)
 
 
-def test_a_worker_that_dies_as_it_starts_keeps_no_place(tmp_path, monkeypatch):
-    monkeypatch.setattr("cnnray.train.launch.MAX_FAILURES", 1)
+def test_a_worker_that_dies_as_it_starts_keeps_no_place(tmp_path):
     with pytest.raises(CnnrayError, match="training ended"):
         launch(functools.partial(os._exit, 3), QUICK, str(tmp_path / "state"), "x")
     deadline = time.monotonic() + 30
