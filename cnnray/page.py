@@ -90,7 +90,7 @@ def render_page(title: str, sections: Sequence[Section], subtitle: str = "") -> 
     """The page as HTML text; all given text is escaped."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {"data_uri": _data_uri, "figure": _figure, "kind": lambda part: type(part).__name__}
-    return environment.from_string(_TEMPLATE).render(title=title, subtitle=subtitle, sections=sections)
+    return environment.from_string(_TEMPLATE).render(style=STYLE, title=title, subtitle=subtitle, sections=sections)
 
 
 def _data_uri(content: bytes) -> str:
@@ -104,36 +104,49 @@ def _figure(value: str | int | float) -> str:
     return f"{value:,}" if isinstance(value, int) else value
 
 
-_TEMPLATE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-:root { --ink: #1c2733; --soft: #5d6b7a; --line: #e3e8ee; --accent: #2563a8; --back: #f5f7fa; }
+# What all pages look like; dark where the reader's screen is.
+STYLE = """
+:root { color-scheme: light dark; --ink: #1c2733; --soft: #5d6b7a; --line: #e3e8ee; --accent: #2563a8; --back: #f5f7fa;
+  --card: #fff; --head: #eef2f6; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e3e8ee; --soft: #9aa7b5; --line: #2f3a46; --accent: #7fb2ea;
+  --back: #12171d; --card: #1a2129; --head: #232c36; } }
+@media print { :root { color-scheme: light; --ink: #1c2733; --soft: #5d6b7a; --line: #e3e8ee; --accent: #2563a8;
+  --back: #fff; --card: #fff; --head: #eef2f6; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--back); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 main { max-width: 1080px; margin: 0 auto; padding: 32px 20px 64px; }
-h1 { font-size: 28px; line-height: 1.2; margin: 0; } h2 { font-size: 18px; margin: 0 0 14px; }
+h1 { font-size: 28px; line-height: 1.2; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 18px; margin: 0 0 14px; }
+a { color: var(--accent); }
+dl { margin: 0; } p { margin: 0; max-width: 75ch; }
 .subtitle { color: var(--soft); margin: 6px 0 0; overflow-wrap: anywhere; }
-section { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 20px 22px; margin-top: 20px; }
+section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 20px 22px; margin-top: 20px; }
 section > * + * { margin-top: 16px; }
-p { margin: 0; max-width: 75ch; }
 .numbers { display: grid; grid-template-columns: repeat(auto-fill, minmax(135px, 1fr)); gap: 18px 20px; }
 .numbers dt { color: var(--soft); font-size: 13px; }
 .numbers dd { margin: 2px 0 0; font-size: 24px; font-weight: 600; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+@media (max-width: 480px) { main { padding: 20px 10px 40px; } section { padding: 16px 12px; } }
+@media print { section { break-inside: avoid; border: 0; padding: 0; } }
+"""  # noqa: E501
+
+_TEMPLATE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+{{ style | safe }}
 figure { margin: 0; } figure img { max-width: 100%; height: auto; display: block; margin: 0 auto; }
 figcaption { color: var(--soft); font-size: 13px; margin-top: 6px; white-space: pre-line; overflow-wrap: anywhere; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(var(--width), 1fr)); gap: 16px; }
 .gallery img { width: 100%; border-radius: 6px; }
 .table { overflow: auto; max-height: 560px; border: 1px solid var(--line); border-radius: 6px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th { position: sticky; top: 0; background: #eef2f6; font-size: 13px; text-align: left; font-weight: 600; }
+th { position: sticky; top: 0; background: var(--head); font-size: 13px; text-align: left; font-weight: 600; }
 th, td { padding: 6px 12px; border-bottom: 1px solid var(--line); white-space: nowrap; }
-tr:last-child td { border-bottom: 0; } tbody tr:hover { background: #f8fafc; }
+tr:last-child td { border-bottom: 0; } tbody tr:hover { background: var(--back); }
 th.n, td.n { text-align: right; } td.bar { min-width: 150px; }
 .track { display: inline-block; vertical-align: middle; width: 80px; height: 8px; border-radius: 4px; background: var(--line); margin-right: 10px; }
 .fill { display: block; height: 8px; border-radius: 4px; background: var(--accent); }
-@media print { body { background: #fff; } section { break-inside: avoid; border: 0; padding: 0; } .table { max-height: none; } }
+@media print { .table { max-height: none; } }
 </style></head>
 <body><main>
 <h1>{{ title }}</h1>

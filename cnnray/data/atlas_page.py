@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from cnnray import files
 from cnnray.data.atlas_report import COLUMNS, LayerFacts, cell_size
+from cnnray.page import STYLE
 
 PAGE = "index.html"
 _RULES = {
@@ -50,6 +51,7 @@ def write_atlas(
     high, wide = cell_size()
     sections = [{"layer": layer, "cells": _cells(layer, _titles(strongest, layer))} for layer in layers]
     page = environment.from_string(_TEMPLATE).render(
+        style=STYLE,
         sections=sections,
         counts=counts,
         how=_RULES[made_of["rule"]],
@@ -91,30 +93,21 @@ _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>What the filters of {{ network }} look for</title>
 <style>
-:root { --ink: #1c2733; --soft: #5d6b7a; --line: #e3e8ee; --accent: #2563a8; --back: #f5f7fa; }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--back); color: var(--ink);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-main { max-width: 1240px; margin: 0 auto; padding: 32px 20px 64px; }
-h1 { font-size: 28px; line-height: 1.2; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 18px; margin: 0; }
-a { color: var(--accent); }
-p { margin: 10px 0 0; max-width: 75ch; } .soft { color: var(--soft); overflow-wrap: anywhere; }
-section { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 20px 22px; margin-top: 20px; }
-.numbers { display: grid; grid-template-columns: repeat(auto-fill, minmax(135px, 1fr)); gap: 14px 20px; margin: 16px 0 0; }
-.numbers dt { color: var(--soft); font-size: 13px; }
-.numbers dd { margin: 2px 0 0; font-size: 20px; font-weight: 600; font-variant-numeric: tabular-nums; }
+{{ style | safe }}
+main { max-width: 1240px; }
+section > h2 + p { margin-top: -10px; }
+.numbers dd { font-size: 20px; }
 nav { display: flex; flex-wrap: wrap; gap: 8px; margin-top: 20px; }
-nav a { background: #fff; border: 1px solid var(--line); border-radius: 999px; padding: 4px 14px; text-decoration: none; }
-.cells { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 280px), 1fr)); gap: 12px; margin-top: 18px; }
+nav a { background: var(--card); border: 1px solid var(--line); border-radius: 999px; padding: 4px 14px; text-decoration: none; }
+.cells { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 280px), 1fr)); gap: 12px; }
 .cell { aspect-ratio: {{ wide }} / {{ high }}; background-image: var(--picture); background-size: {{ columns }}00% auto; }
-@media (max-width: 480px) { main { padding: 20px 10px 40px; } section { padding: 16px 12px; } }
-@media print { body { background: #fff; } .cell { break-inside: avoid; } }
+@media print { .cell { break-inside: avoid; } }
 </style></head>
 <body><main>
 <h1>What the filters of {{ network }} look for</h1>
-<p class="soft">{{ source }}</p>
+<p class="subtitle">{{ source }}</p>
 <section>
-<dl class="numbers" style="margin-top:0">
+<dl class="numbers">
 <div><dt>images</dt><dd>{{ "{:,}".format(counts.predictions) }}</dd></div>
 {% if counts.quarantined %}<div><dt>bad images</dt><dd>{{ "{:,}".format(counts.quarantined) }}</dd></div>{% endif %}
 
@@ -126,7 +119,7 @@ nav a { background: #fff; border: 1px solid var(--line); border-radius: 999px; p
 <p>For each filter, on the left: the parts of nine images that made it fire most, the strongest first. {{ how }} {{ why }}
 Grey is zero; what is beyond the border of an image is grey too. Each patch is as large as the part of the image that one unit
 of the layer sees.</p>
-<p class="soft">All nine images of all filters, with values and places, are in <a href="strongest.parquet">strongest.parquet</a>;
+<p class="subtitle">All nine images of all filters, with values and places, are in <a href="strongest.parquet">strongest.parquet</a>;
 counts, settings and versions in <a href="manifest.json">manifest.json</a>.</p>
 </section>
 <nav>{% for one in sections %}<a href="#{{ one.layer.name }}">{{ one.layer.name }}</a>{% endfor %}</nav>
@@ -135,7 +128,7 @@ counts, settings and versions in <a href="manifest.json">manifest.json</a>.</p>
 {% set layer = one.layer %}
 <section id="{{ layer.name }}">
 <h2>{{ layer.name }}</h2>
-<p class="soft">{{ layer.kind }}; a map of {{ layer.map_size[0] }} x {{ layer.map_size[1] }}</p>
+<p class="subtitle">{{ layer.kind }}; a map of {{ layer.map_size[0] }} x {{ layer.map_size[1] }}</p>
 <dl class="numbers">
 <div><dt>filters</dt><dd>{{ layer.num_filters }}</dd></div>
 <div><dt>shown</dt><dd>{{ layer.shown | length }}</dd></div>
@@ -149,7 +142,7 @@ counts, settings and versions in <a href="manifest.json">manifest.json</a>.</p>
 <div class="cell" role="img" aria-label="filter {{ cell.filter }}: strongest patches, and what in them made it fire" title="{{ cell.title }}" style="background-position:{{ cell.x }}% {{ cell.y }}%"></div>
 {% endfor %}
 </div>
-<p class="soft"><a href="layers/{{ layer.name }}.png">all in one picture</a></p>
+<p class="subtitle"><a href="layers/{{ layer.name }}.png">all in one picture</a></p>
 {% else %}
 <p>No filter of this layer fires in any of the images.</p>
 {% endif %}

@@ -4,6 +4,7 @@ OUT/report.html, summary.json    what came out
 OUT/photos, features, classifier handwritten digits as photos, their features, the head on them
 OUT/several, yolo, tested        scenes with digits, a detector, its evaluation on scenes of other digits and photos
 OUT/people                       faces as photos, a gallery of some of them
+OUT/paintings                    a photo in four styles
 OUT/single, windows, localise, grid, compared-*    what came before YOLO, see `cnnray.demo.road`
 """
 
@@ -19,10 +20,11 @@ from cnnray.data.features import build_features
 from cnnray.data.predict_detect import evaluate_detect
 from cnnray.demo.digits import write_digits
 from cnnray.demo.page import next_steps, write_report
+from cnnray.demo.painting import PHOTO, add_up_paintings, painting_section, styles, write_photo
 from cnnray.demo.people import GALLERY, add_up_people, enroll_people, people_section, write_people
 from cnnray.demo.road import YOLO, road_sections, train_road
 from cnnray.demo.scenes import LARGE, write_scenes
-from cnnray.demo.service import ask_gallery, ask_service, held_out_scenes, validation_images
+from cnnray.demo.service import ask_gallery_and_painter, ask_service, held_out_scenes, validation_images
 from cnnray.errors import OptionError, RunFolderError
 from cnnray.train.classify import train_classify
 from cnnray.train.detect import train_detect
@@ -56,8 +58,8 @@ class _Steps:
 
 
 def run_demo(out: str, *, scenes: int = SCENES, road: bool = False) -> dict[str, Any]:
-    """Photos to features to a head, scenes to a detector, faces to a gallery, and a service that answers real requests
-    about all of them.
+    """Photos to features to a head, scenes to a detector, faces to a gallery, and services that answer real requests
+    about all of them, and paint.
 
     Args:
         out: folder of the demo; an earlier demo in it is replaced, anything else is left alone.
@@ -97,11 +99,13 @@ def run_demo(out: str, *, scenes: int = SCENES, road: bool = False) -> dict[str,
         steps.begin("road", "what came before YOLO: windows, localisation, the first YOLO")
         write_scenes(folder / "single", {"train": scenes, "val": _VAL, "test": _TEST}, most=1, sides=LARGE)
         sections = road_sections(folder, train_road(folder, yolo))
-    steps.begin("serve", "service: classifier, detector and gallery answer over HTTP (Ray Serve)")
+    steps.begin("serve", "service: classifier, detector, gallery and painter answer over HTTP (Ray Serve)")
     digits, shown = validation_images(str(folder / "features")), held_out_scenes(f"{several}/test.json", _SHOWN_SCENES)
     answers = ask_service(str(folder / "classifier" / "checkpoint"), yolo, digits, shown)
     record = str(folder / "people" / "galleries.db")
-    who = ask_gallery(record, GALLERY, folder / "people" / "asked")
+    write_photo(folder / "paintings")
+    photo = folder / "paintings" / PHOTO
+    who, painted = ask_gallery_and_painter(record, GALLERY, folder / "people" / "asked", photo, styles())
     steps.end()
     summary = {
         "images": count,
@@ -114,9 +118,14 @@ def run_demo(out: str, *, scenes: int = SCENES, road: bool = False) -> dict[str,
         "detect_map50": tested["map50"],
         "detect_ms_median": _median(answers["scenes"]),
         **add_up_people(enrolled, who),
+        **add_up_paintings(painted),
         "seconds": steps.seconds | {"all": round(sum(steps.seconds.values()), 1)},
     }
-    sections.insert(0, people_section(folder / "people", summary, who))
+    sections = [
+        people_section(folder / "people", summary, who),
+        painting_section(folder / "paintings", painted),
+        *sections,
+    ]
     files.write_json(str(folder / "summary.json"), summary)
     write_report(folder, summary, answers, sections)
     print(next_steps(out, summary), file=sys.stderr)

@@ -19,7 +19,7 @@ def write_report(folder: Path, summary: dict[str, Any], answers: dict[str, Any],
     Args:
         summary: what is written to summary.json.
         answers: of the service, see `ask_service`.
-        more: sections about the gallery, and about what came before YOLO.
+        more: sections about the gallery, the paintings, and what came before YOLO.
     """
     seconds = summary["seconds"]
     numbers = Numbers(
@@ -32,6 +32,7 @@ def write_report(folder: Path, summary: dict[str, Any], answers: dict[str, Any],
             "classify request, ms": summary["request_ms_median"],
             "detect request, ms": summary["detect_ms_median"],
             "recognise request, ms": summary["recognise_ms_median"],
+            "painting request, ms": summary["paint_ms_median"],
             "features per second": summary["features_per_s"],
             "seconds in all": seconds["all"],
         }
@@ -54,7 +55,7 @@ def write_report(folder: Path, summary: dict[str, Any], answers: dict[str, Any],
         *more,
         Section("Where the time went", [steps]),
     ]
-    write_page(str(folder / "report.html"), "cnnray demo: handwritten digits, and faces", sections)
+    write_page(str(folder / "report.html"), "cnnray demo: handwritten digits, faces, and paintings", sections)
 
 
 def _digits(answers: list[dict[str, Any]]) -> list[Picture]:
@@ -92,6 +93,7 @@ done in {summary["seconds"]["all"]:.0f} s: {summary["val_accuracy"]:.1%} of the 
 faces: {summary["copies_recognised"]} of {summary["copies"]} altered copies of a portrait recognised; \
 {summary["strangers_taken_for_somebody"]} of {summary["strangers"]} strangers taken for somebody
 detector: AP50 {summary["detect_map50"]:.1%} on scenes whose digits and photos were in no training scene
+painter: a photo in {summary["paintings"]} styles, {summary["paint_ms_median"]:.0f} ms each
 pictures: {out}/report.html   numbers: {out}/summary.json
 
 Now with your own photos, one folder per class:

@@ -1,4 +1,4 @@
-"""The demo's services, asked over HTTP: a classifier and a detector, about images that neither has seen; a gallery."""
+"""The demo's services, asked by HTTP: classifier and detector, about images that neither has seen; gallery; painter."""
 
 import time
 from collections.abc import Callable
@@ -52,21 +52,27 @@ def ask_service(classifier: str, detector: str, digits: list[tuple[str, str]], s
         down()
 
 
-def ask_gallery(record: str, gallery: str, folder: Path) -> list[dict[str, Any]]:
-    """Start a service of galleries, ask it who is in each photo of a folder, end it.
+def ask_gallery_and_painter(
+    record: str, gallery: str, folder: Path, photo: Path, styles: list[str]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Start a service of galleries and of the painter that comes along, ask both, end it.
 
     Args:
         record: of the gallery.
+        folder: of photos; who is in each is asked.
+        photo, styles: the photo is painted in each of them.
 
     Returns:
         of each photo, by name: path, decision, name and score of whom the face is most like, threshold, ms; no photo
         has several faces, and one without a face is left out.
+        of each style: style, content (JPEG), height, width, ms.
     """
-    url = up(ServeConfig(faces="dlib_resnet", record=record, port=0))
+    url = up(ServeConfig(faces="dlib_resnet", record=record, painter="default", port=0))
     try:
         with Client(url) as client:
             found = [_recognized(client, gallery, path) for path in sorted(folder.rglob("*.jpg"))]
-            return [answer for answer in found if answer]
+            client.stylize(str(photo), styles[0])  # the first of its size takes longer
+            return [answer for answer in found if answer], [_painted(client, photo, style) for style in styles]
     finally:
         down()
 
@@ -85,6 +91,12 @@ def _recognized(client: Client, gallery: str, path: Path) -> dict[str, Any]:
     face = answer.faces[0]
     facts = {"decision": face.decision, "name": face.candidates[0].name, "score": face.score}
     return {"path": str(path)} | facts | {"threshold": face.threshold, "ms": spent}
+
+
+def _painted(client: Client, photo: Path, style: str) -> dict[str, Any]:
+    answer, spent = _timed(client.stylize, str(photo), style)
+    facts = {"content": answer.content, "height": answer.height, "width": answer.width}
+    return {"style": style} | facts | {"ms": spent}
 
 
 def _classified(client: Client, path: str, truth: str) -> dict[str, Any]:

@@ -25,8 +25,10 @@ def test_the_demo_goes_from_photos_to_answers_over_http(tmp_path):
     assert summary["val_accuracy"] > 0.95 and summary["served_accuracy"] > 0.9
     assert summary["scenes"] == 24 and 0 <= summary["detect_map50"] <= 1
     assert set(summary["seconds"]) == {"photos", "features", "classify", "detect", "measure", "people", "serve", "all"}
-    assert (tmp_path / "demo" / "report.html").read_text().count("<img") == 18 + 1 + 7 + 8
+    assert (tmp_path / "demo" / "report.html").read_text().count("<img") == 18 + 1 + 7 + 8 + 5
     assert summary["copies_recognised"] == summary["copies"] == 6 and summary["people_enrolled"] == 31
+    paintings = {path.stem for path in (tmp_path / "demo" / "paintings").iterdir()} - {"cat"}
+    assert len(paintings) == summary["paintings"] == 4 and "stained_glass" in paintings
     taken = summary["strangers_taken_for_somebody"]
     assert taken <= 4 < summary["strangers_with_the_usual_threshold"] < summary["strangers"] == 70
     assert "cnnray features build PHOTOS" in run.stderr
