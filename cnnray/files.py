@@ -49,25 +49,28 @@ def exists(uri: str) -> bool:
 
 
 def list_files(uri: str, suffix: str = "") -> list[str]:
-    """Sorted URIs of the files directly inside folder `uri` that end in `suffix`; [] where there is no folder."""
-    fs, path = filesystem(uri)
-    fs.invalidate_cache(path)
-    try:
-        names = [e["name"] for e in fs.ls(path, detail=True) if e["type"] == "file"]
-    except FileNotFoundError:
-        return []
-    return sorted(join(uri, posixpath.basename(n)) for n in names if n.endswith(suffix))
+    """Sorted URIs of the files directly inside folder `uri` that end in `suffix`; [] where there is no folder.
+
+    Raises:
+        StorageError: it cannot be read, or is no folder.
+    """
+    return [join(uri, name) for name in _names(uri, "file") if name.endswith(suffix)]
 
 
 def list_folders(uri: str) -> list[str]:
-    """Sorted names of the folders directly inside folder `uri`; [] where there is no folder."""
+    """Sorted names of the folders directly inside folder `uri`; [] where there is no folder; raises as `list_files`."""
+    return _names(uri, "directory")
+
+
+def _names(uri: str, kind: str) -> list[str]:
     fs, path = filesystem(uri)
     fs.invalidate_cache(path)
     try:
-        entries = fs.ls(path, detail=True)
+        with storage_errors(uri):
+            entries = fs.ls(path, detail=True)
     except FileNotFoundError:
         return []
-    return sorted(posixpath.basename(e["name"].rstrip("/")) for e in entries if e["type"] == "directory")
+    return sorted(posixpath.basename(e["name"].rstrip("/")) for e in entries if e["type"] == kind)
 
 
 def read_bytes(uri: str) -> bytes:

@@ -24,6 +24,7 @@ from cnnray.cli import (  # noqa: F401 (they add their commands)
     faces,
     features,
     galleries,
+    keys,
     models,
     people,
     predict,

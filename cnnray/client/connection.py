@@ -1,6 +1,6 @@
 """How the client talks to a service: connections, attempts, errors.
 
-Answers that say "not now" (502, 503, 504) and broken connections are tried again, for a bounded time.
+Answers that say "not now" (429, 502, 503, 504) and broken connections are tried again, for a bounded time.
 """
 
 import os
@@ -17,7 +17,8 @@ Image = bytes | str | os.PathLike[str]
 
 OCTETS = {"content-type": "application/octet-stream"}
 FIRST_DELAY = 0.1
-_NOT_NOW = (502, 503, 504)
+_NOT_NOW = (429, 502, 503, 504)
+KEY_VARIABLE = "CNNRAY_API_KEY"
 _PROBLEM = ("type", "title", "status", "detail", "instance", "code", "request_id")  # members of every problem
 _LONGEST_DELAY = 2.0
 
@@ -28,22 +29,33 @@ class Connection:
     Args:
         url: where the service is, "http://127.0.0.1:8000".
         timeout: seconds that one attempt may take.
-        patience: seconds, from a call's first attempt, within which it is tried again after a 502, 503, 504 (not before
-            their Retry-After) or a broken connection; 0 tries once.
+        patience: seconds, from a call's first attempt, within which it is tried again after a 429, 502, 503, 504 (not
+            before their Retry-After) or a broken connection; 0 tries once.
+        key: that the service asks for; None takes what the environment has as CNNRAY_API_KEY, "" shows none.
 
     Raises:
         OptionError: the URL is no http or https URL.
     """
 
-    def __init__(self, url: str = "http://127.0.0.1:8000", timeout: float = 60.0, patience: float = 30.0) -> None:
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        timeout: float = 60.0,
+        patience: float = 30.0,
+        key: str | None = None,
+    ) -> None:
         if not url.startswith(("http://", "https://")):
             raise OptionError(f"expected a URL that begins with http:// or https://, got {url!r}")
         self.url = url.rstrip("/")
         self._patience = patience
+        key = (os.environ.get(KEY_VARIABLE, "") if key is None else key).strip()
+        if not key.isascii() or not key.isprintable():  # httpx would fail on it, and show it
+            raise OptionError(f"expected a key of printable ASCII characters as {KEY_VARIABLE}, or as the client's key")
+        shown = {"authorization": f"Bearer {key}"} if key else {}
         try:
             # A proxy from the environment (HTTP_PROXY) cannot reach this machine's own loopback.
             direct = httpx.URL(self.url).host in ("127.0.0.1", "localhost", "::1")
-            self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=not direct)
+            self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=not direct, headers=shown)
         except httpx.InvalidURL as error:
             raise OptionError(f"expected the URL of a service, got {url!r}: {error}") from error
 
@@ -152,7 +164,7 @@ def _error(response: httpx.Response) -> ServiceError:
     )
     if isinstance(error, _Passing):
         error.retry_after = _seconds(response.headers.get("retry-after", ""))
-        error.harmless = error.code == "busy"
+        error.harmless = error.code in ("busy", "rate_limited")
     return error
 
 

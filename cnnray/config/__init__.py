@@ -17,7 +17,7 @@ from cnnray.config.galleries import CalibrateConfig, EnrollConfig, QualityPolicy
 from cnnray.config.network import UNSCALED, BackboneConfig, network_name, parse_network
 from cnnray.config.painting import PaintConfig
 from cnnray.config.prediction import DetectPredictConfig, PredictConfig, SearchConfig, SegmentPredictConfig
-from cnnray.config.serving import ServeConfig
+from cnnray.config.serving import MODELS, ServeConfig
 from cnnray.config.sources import (
     BadConfig,
     BoxesConfig,
@@ -62,6 +62,7 @@ __all__ = [
     "SearchConfig",
     "SegmentConfig",
     "SegmentPredictConfig",
+    "MODELS",
     "ServeConfig",
     "SourceConfig",
     "SplitConfig",

@@ -28,3 +28,22 @@ def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     """Refuse what is not among `known`."""
     if value not in known:
         raise OptionError(f"{name} must be one of {', '.join(known)}; got {value!r}")
+
+
+def count_range(name: str, value: int | str, least: int = 1) -> tuple[int, int]:
+    """The two numbers of "MIN:MAX", or a number twice.
+
+    Args:
+        least: that MIN may be; MAX is at least 1 in any case.
+
+    Raises:
+        OptionError: it is neither.
+    """
+    low, colon, high = str(value).partition(":")
+    try:
+        found = int(low), int(high if colon else low)
+    except ValueError:
+        found = -1, -1
+    if not least <= found[0] <= found[1] or found[1] < 1:
+        raise OptionError(f"{name} must be a number from 1 or MIN:MAX with {least} <= MIN <= MAX, got {value!r}")
+    return found

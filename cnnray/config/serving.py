@@ -1,10 +1,13 @@
 """How the service runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
-from cnnray.config.checks import at_least
+from cnnray.config.checks import at_least, count_range
 from cnnray.config.galleries import RecordConfig
-from cnnray.errors import OptionError
+from cnnray.errors import OptionError, UnknownNameError
+
+MODELS = ("classifier", "detector", "segmenter", "faces", "painter")  # names of the options that bring one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +32,16 @@ class ServeConfig:
         stylize_jobs_most: that wait or are painted; more get 503.
         stylize_jobs_keep_h: hours that finished ones are kept.
         host, port: where HTTP listens; port 0 takes a free one.
-        allow_unauthenticated: the service has no login, so a host that other machines can reach is refused unless this
-            is set (because something in front of it decides who may ask).
-        replicas: of every model.
+        keys: folder of keys, see `cnnray serve keys`, one of which every request then shows; "" needs none.
+        allow_unauthenticated: without keys, a host that other machines can reach is refused unless this is set (because
+            something in front of it decides who may ask).
+        cors_origins: places, as "https://example.org", whose pages may ask the service from a browser.
+        replicas: of every model, a number or "MIN:MAX", between which each model's replicas follow what is waiting for
+            it; with a MIN of 0 a model that nobody asks goes, and the first who asks again waits until it is back.
+        replicas_of: the same of single models, by their options' names: {"detector": "0:2"}.
+        scale_down_s: seconds for which there is less to do before a replica ends; the last one stays ten times as long.
         gpu: whether each replica holds a GPU.
+        gpu_share: how much of one it reserves, so that several models fit on it: 0.25, say.
         max_batch_size, batch_wait_ms: dynamic batching: a batch leaves when full or after the wait.
         max_ongoing, max_queued: requests in work, and waiting, per replica and per proxy; more get 503.
         max_body_mb: largest request body in MiB; more gets 413.
@@ -54,9 +63,14 @@ class ServeConfig:
     stylize_jobs_keep_h: float = 168.0
     host: str = "127.0.0.1"
     port: int = 8000
+    keys: str = ""
     allow_unauthenticated: bool = False
-    replicas: int = 1
+    cors_origins: tuple[str, ...] = ()
+    replicas: int | str = 1
+    replicas_of: dict[str, int | str] = field(default_factory=dict)
+    scale_down_s: float = 60.0
     gpu: bool = False
+    gpu_share: float = 1.0
     max_batch_size: int = 32
     batch_wait_ms: float = 5.0
     max_ongoing: int = 64
@@ -65,23 +79,47 @@ class ServeConfig:
     timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
-        counts = ("replicas", "max_batch_size", "max_ongoing", "max_queued")
+        counts = ("max_batch_size", "max_ongoing", "max_queued")
         for name in (*counts, "stylize_jobs_at_once", "stylize_jobs_most"):
             at_least(name, getattr(self, name), 1)
         if self.face_views not in (1, 2, 4):
             raise OptionError(f"face_views must be 1, 2 or 4, got {self.face_views}")
+        for name in self.replicas_of:
+            if name not in MODELS:
+                raise UnknownNameError("model in replicas_of", name, MODELS)
+        for name in ("", *self.replicas_of):
+            self.replica_range(name)
+        if not 0 < self.gpu_share <= 1:
+            raise OptionError(f"gpu_share must be above 0 and at most 1, got {self.gpu_share}")
         self._check_record()
+        self._check_origins()
         at_least("batch_wait_ms", self.batch_wait_ms, 0)
         if not 0 <= self.port <= 65535:
             raise OptionError(f"port must be from 0 to 65535, got {self.port}")
-        for name in ("max_body_mb", "timeout_s", "stylize_jobs_keep_h"):
+        for name in ("max_body_mb", "timeout_s", "scale_down_s", "stylize_jobs_keep_h"):
             if not getattr(self, name) > 0:
                 raise OptionError(f"{name} must be above 0, got {getattr(self, name)}")
+
+    def replica_range(self, model: str = "") -> tuple[int, int]:
+        """Fewest and most replicas of a model, "" of those that `replicas_of` does not name; mostly equal."""
+        name = f"replicas_of {model}" if model in self.replicas_of else "replicas"
+        return count_range(name, self.replicas_of.get(model, self.replicas), least=0)
+
+    @property
+    def most_replicas(self) -> int:
+        """That any model has."""
+        return max(self.replica_range(name)[1] for name in ("", *self.replicas_of))
 
     @property
     def galleries(self) -> RecordConfig:
         """What is asked of the galleries, where there is a record."""
         return RecordConfig(record=self.record, snapshots=self.snapshots, exact_until=self.exact_until)
+
+    def _check_origins(self) -> None:
+        for origin in self.cors_origins:
+            parts = urlsplit(origin)
+            if parts.scheme not in ("http", "https") or not parts.netloc or parts.path or parts.query or parts.fragment:
+                raise OptionError(f"expected cors_origins such as https://example.org, got {origin!r}")
 
     def _check_record(self) -> None:
         at_least("exact_until", self.exact_until, 1)

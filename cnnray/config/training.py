@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cnnray.config.checks import at_least, fraction, one_of
+from cnnray.config.checks import at_least, count_range, fraction, one_of
 from cnnray.config.network import BackboneConfig
 from cnnray.config.sources import BoxesConfig, ManifestConfig, PairsConfig
 from cnnray.errors import OptionError
@@ -61,18 +61,12 @@ class TrainConfig:
         one_of("optimizer", self.optimizer, ("adamw", "sgd"))
         one_of("precision", self.precision, ("auto", "float32", "bfloat16", "float16"))
         one_of("monitor", self.monitor, ("loss", "score"))
-        low, high = self.worker_range
-        if not 1 <= low <= high:
-            raise OptionError(f"workers must be a number from 1 or MIN:MAX with 1 <= MIN <= MAX, got {self.workers!r}")
+        _ = self.worker_range
 
     @property
     def worker_range(self) -> tuple[int, int]:
         """Fewest and most workers; equal unless `workers` is "MIN:MAX"."""
-        low, _, high = str(self.workers).partition(":")
-        try:
-            return int(low), int(high or low)
-        except ValueError:
-            raise OptionError(f"workers must be a number or MIN:MAX, got {self.workers!r}") from None
+        return count_range("workers", self.workers)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import ipaddress
 import logging
 import os
 import socket
@@ -28,7 +27,9 @@ from cnnray.infer.gallery.record import Record
 from cnnray.infer.segment import Segmenter
 from cnnray.infer.stylize_jobs import StylizeJobs
 from cnnray.serve import classify, detect, faces, galleries, segment, stylize, stylize_jobs
+from cnnray.serve.access import is_loopback
 from cnnray.serve.ingress import Ingress, max_in_flight
+from cnnray.serve.keys import list_keys
 from cnnray.serve.replica import Replica, deploy
 
 APP = "cnnray"
@@ -54,8 +55,9 @@ def build(args: ServeConfig | Mapping[str, Any]) -> serve.Application:
         OptionError: an unknown option, a value of the wrong type, or no model at all.
     """
     config = args if isinstance(args, ServeConfig) else parse_config(args)
-    config = dataclasses.replace(config, record=_absolute(config.record), stylize_jobs=_absolute(config.stylize_jobs))
-    models = {name: deploy(_REPLICAS[name], config) for name in _wanted(config)}
+    places: Any = {name: _absolute(getattr(config, name)) for name in ("record", "stylize_jobs", "keys")}
+    config = dataclasses.replace(config, **places)
+    models = {name: deploy(name, _REPLICAS[name], config) for name in _wanted(config)}
     if config.stylize_jobs:
         models[stylize_jobs.NAME] = stylize_jobs.deploy(config)
     if not models:
@@ -65,7 +67,7 @@ def build(args: ServeConfig | Mapping[str, Any]) -> serve.Application:
         models[galleries.NAME] = galleries.deploy(config)
     ingress = serve.deployment(
         name="Ingress",
-        num_replicas=config.replicas,
+        num_replicas=config.most_replicas,
         # The guard refuses what is too much, as problem+json; Serve's own limit stays above it, for health checks.
         max_ongoing_requests=2 * max_in_flight(config),
         ray_actor_options={"num_cpus": 0},
@@ -107,8 +109,8 @@ def up(config: ServeConfig, address: str | None = None) -> str:
         the URL.
 
     Raises:
-        OptionError: a host that others can reach without allow_unauthenticated, a port that is taken, no model, more
-            replicas than a local cluster has cores or GPUs.
+        OptionError: a host that others can reach without keys or allow_unauthenticated, a folder of keys without any, a
+            port that is taken, no model, more replicas than a local cluster has cores or GPUs.
         CheckpointError: a checkpoint is absent, damaged or of another task.
         RecordError: the galleries' database cannot be opened.
         ServiceError: it did not become ready; says what Serve reports. Nothing is left running then.
@@ -182,12 +184,14 @@ def _reason(app: Any) -> str:
 
 
 def _check_host(config: ServeConfig) -> None:
-    if config.allow_unauthenticated or _is_loopback(config.host):
-        return
-    raise OptionError(
-        f"host {config.host} lets other machines reach a service that has no login: expected a loopback host "
-        "(127.0.0.1), or the option allow_unauthenticated where something in front of it decides who may ask"
-    )
+    if config.keys:
+        if not list_keys(config.keys):
+            raise OptionError(f"expected keys in {config.keys}, but it has none: cnnray serve keys create makes them")
+    elif not (config.allow_unauthenticated or is_loopback(config.host)):
+        raise OptionError(
+            f"host {config.host} lets other machines reach a service without keys: expected the option keys, a "
+            "loopback host (127.0.0.1), or allow_unauthenticated where something in front of it decides who may ask"
+        )
 
 
 def _wanted(config: ServeConfig) -> list[str]:
@@ -218,18 +222,12 @@ def _check_fits(config: ServeConfig) -> None:
     """
     kind = "GPU" if config.gpu else "CPU"
     has = int(ray.cluster_resources().get(kind, 0))
-    wanted = config.replicas * len(_wanted(config))
+    count = sum(max(1, config.replica_range(name)[0]) for name in _wanted(config))
     jobs = config.stylize_jobs_at_once if config.stylize_jobs else 0
-    if wanted + jobs > has:
+    wanted = count * (config.gpu_share if config.gpu else 1) + jobs
+    if wanted > has:
         beside = f" and {jobs} painting jobs at once" if jobs else ""
-        raise OptionError(f"{wanted} replicas{beside} need as many {kind}s, but this machine has {has}")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        raise OptionError(f"{count} replicas{beside} need {wanted:g} {kind}s, but this machine has {has}")
 
 
 def _claim_port(config: ServeConfig) -> int:

@@ -23,6 +23,7 @@ from cnnray.infer.gallery.record import Record
 from cnnray.infer.gallery.results import Recognition
 from cnnray.infer.gallery.rows import Contract, FaceRow, GalleryRow, IdentityRow
 from cnnray.serve.answers import outcome, unless_error
+from cnnray.serve.metrics import GalleryMetrics
 
 NAME = "galleries"
 UPKEEP_SECONDS = 3.0
@@ -145,6 +146,10 @@ class OpenGalleries:
             except CnnrayError as error:
                 logger.warning("galleries: upkeep of %s failed: %s", name, error)
 
+    def sizes(self) -> dict[str, dict[str, Any]]:
+        """Of those that are open, what `FaceIndex.describe` says."""
+        return {name: gallery.index.describe() for name, gallery in list(self._opened.items())}
+
     def _find(self, name: str) -> Gallery:
         found = self._opened.get(name)
         if found is not None:
@@ -186,12 +191,15 @@ class Galleries:
         await asyncio.to_thread(self._galleries.self_test)
 
     def _keep_up(self) -> None:
+        metrics = GalleryMetrics()
         start = outcome(self._galleries.open_snapshots)
         if start is not None:
             logger.warning("galleries: snapshots are looked at when their galleries are used: %s", start)
         while not self._ended.wait(UPKEEP_SECONDS):
             try:
                 self._galleries.maintain()
+                for name, index in self._galleries.sizes().items():
+                    metrics.show(name, index["identities"], index["version"], index["recall"])
             except Exception:  # of whatever kind: without upkeep, erased faces would stay in snapshots
                 logger.exception("galleries: upkeep failed")
 
@@ -202,11 +210,12 @@ class Galleries:
 def deploy(config: ServeConfig) -> Any:
     """The deployment, bound to its options. It reserves no core, so galleries fit wherever their faces do."""
     shared = config.record.partition("://")[0].startswith("postgresql") and "://" in config.record
-    if not shared and config.replicas > 1:
-        logger.warning("one replica serves the galleries, not %d: their record is a SQLite file", config.replicas)
+    most = config.most_replicas
+    if not shared and most > 1:
+        logger.warning("one replica serves the galleries, not %d: their record is a SQLite file", most)
     deployment = serve.deployment(
         name=Galleries.__name__,
-        num_replicas=config.replicas if shared else 1,
+        num_replicas=most if shared else 1,
         max_ongoing_requests=config.max_ongoing,
         max_queued_requests=config.max_queued,
         ray_actor_options={"num_cpus": 0},

@@ -1,4 +1,4 @@
-"""What every request passes before the application sees it, as pure ASGI: identity, size, number and time.
+"""What every request passes before the application sees it, as pure ASGI: who asks, size, number and time.
 
 Nothing here trusts the request: not its Content-Length, not its pace, not its x-request-id.
 """
@@ -6,17 +6,30 @@ Nothing here trusts the request: not its Content-Length, not its pace, not its x
 import asyncio
 import logging
 import re
+import time
 import uuid
+from collections.abc import Callable
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cnnray.serve.access import Access
 from cnnray.serve.problems import RETRY_SOON, Refusal, internal_error, problem
 
 logger = logging.getLogger("ray.serve")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _BODY_METHODS = {"POST", "PUT", "PATCH"}
+_DOCUMENTATION = "/docs"
+# Unless the application says otherwise. Answers are data: no browser is to guess their kind, keep, embed or run them.
+_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+}
+_OF_DOCUMENTATION = "default-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
 
 
 class Guard:
@@ -27,17 +40,30 @@ class Guard:
 
     Args:
         app: the application.
+        access: who may ask for what; asked before anything of a body is read.
         max_body_bytes: a larger body gets 413: at once where Content-Length says so, else as soon as more has come.
         max_in_flight: requests with a body, at the same time, from their first byte on; more get 503, which bounds the
             memory that bodies take. Requests without one (health, readiness) always pass.
         timeout_s: seconds from the first byte of a request until its answer begins; then it is cancelled: 504.
+        count: is told of every request that is over: method, route as the application names it ("" where it has none),
+            status (0 where no answer began), seconds.
     """
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, max_in_flight: int, timeout_s: float) -> None:
-        self._app = app
+    def __init__(
+        self,
+        app: ASGIApp,
+        access: Access,
+        *,
+        max_body_bytes: int,
+        max_in_flight: int,
+        timeout_s: float,
+        count: Callable[[str, str, int, float], None] = lambda method, route, status, seconds: None,
+    ) -> None:
+        self._app, self._access = app, access
         self._max_body_bytes = max_body_bytes
         self._max_in_flight = max_in_flight
         self._timeout_s = timeout_s
+        self._count = count
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,9 +71,29 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        began, status = time.perf_counter(), 0
+
+        async def seen(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self._pass(scope, receive, _with_headers(seen, scope["path"]))
+        finally:
+            route = getattr(scope.get("route"), "path", "")
+            self._count(scope["method"], route, status, time.perf_counter() - began)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         request_id = safe_request_id(headers.get("x-request-id"))
         scope.setdefault("state", {})["request_id"] = request_id
+        try:
+            await self._access.check(scope)
+        except Refusal as refusal:
+            response = problem(refusal.status_code, refusal.code, refusal.detail, request_id, refusal.headers)
+            await response(scope, receive, send)
+            return
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._max_body_bytes:
             await problem(413, "body_too_large", self._too_large(), request_id)(scope, receive, send)
@@ -106,6 +152,20 @@ class Guard:
 
     def _too_large(self) -> str:
         return f"expected a body of at most {self._max_body_bytes} bytes"
+
+
+def _with_headers(send: Send, path: str) -> Send:
+    """`send` that adds the headers of safety which an answer does not have by itself."""
+    added = _HEADERS | ({"content-security-policy": _OF_DOCUMENTATION} if path.startswith(_DOCUMENTATION) else {})
+
+    async def sent(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in added.items():
+                headers.setdefault(name, value)
+        await send(message)
+
+    return sent
 
 
 def safe_request_id(sent: str | None) -> str:

@@ -1,17 +1,18 @@
 """The HTTP application: what every model shares (health, readiness, errors), and the deployment that runs it."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi_offline import FastAPIOffline
 from ray.serve.exceptions import BackPressureError
-from starlette.responses import RedirectResponse
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp
 
 from cnnray import __version__
-from cnnray.config import ServeConfig
+from cnnray.config import MODELS, ServeConfig
 from cnnray.errors import RecordError
 from cnnray.serve import (
     classify,
@@ -19,16 +20,25 @@ from cnnray.serve import (
     faces,
     galleries,
     gallery_routes,
+    metrics,
     segment,
     stylize,
     stylize_job_routes,
     stylize_jobs,
 )
+from cnnray.serve.access import Access, ByKey, ByPlace, is_loopback
 from cnnray.serve.guard import Guard
+from cnnray.serve.key_ring import KeyRing
+from cnnray.serve.metrics import RequestMetrics
 from cnnray.serve.problems import HANDLERS, PROBLEM_JSON, RETRY_SOON, Refusal
 from cnnray.serve.schemas import ModelInfo, Models, Problem, Status
 
 SELF_TEST_SECONDS = 5.0
+_CORS: dict[str, Any] = {
+    "allow_methods": ("GET", "POST", "PATCH", "DELETE"),
+    "allow_headers": ("authorization", "content-type", "idempotency-key", "x-request-id"),
+    "expose_headers": ("retry-after", "x-request-id", "x-detections", "x-faces", "x-segmentation", "x-stylize"),
+}
 ROUTERS = {part.NAME: part.router for part in (classify, detect, segment, faces, stylize)}
 _STORES = {galleries.NAME: gallery_routes.router, stylize_jobs.NAME: stylize_job_routes.router}
 
@@ -45,10 +55,13 @@ async def health() -> Status:
 async def ready(request: Request) -> Status:
     """ "ready" when every model just passed a self-test, or passed one before and is too busy for another; else 503.
 
-    The galleries' self-test reads their database, that of the painting jobs looks for their folder.
+    Models that go when nobody asks them are not woken for it: they passed a self-test when they were deployed. The
+    galleries' self-test reads their database, that of the painting jobs looks for their folder.
     """
     passed: set[str] = request.app.state.passed
     for name, handle in request.app.state.models.items():
+        if name in request.app.state.sleepers:
+            continue
         try:
             async with asyncio.timeout(SELF_TEST_SECONDS):
                 await handle.self_test.remote()
@@ -67,8 +80,20 @@ async def ready(request: Request) -> Status:
 @router.get("/v1/models", summary="The models behind the service")
 async def models(request: Request) -> Models:
     """Name, task, weights and measured quality of every model."""
-    handles = [handle for name, handle in request.app.state.models.items() if name not in _STORES]
-    return Models(models=[ModelInfo(**await handle.describe.remote()) for handle in handles])
+    state, found = request.app.state, []
+    for name, handle in state.models.items():
+        if name in _STORES:
+            continue
+        if name not in state.sleepers or name not in state.described:  # who asks for this list need not wake anybody
+            state.described[name] = await handle.describe.remote()
+        found.append(ModelInfo(**state.described[name]))
+    return Models(models=found)
+
+
+@router.get("/metrics", summary="Counters and latencies for Prometheus", response_class=PlainTextResponse)
+async def all_metrics() -> PlainTextResponse:
+    """Of all replicas on all nodes, in Prometheus' text form; some seconds old."""
+    return PlainTextResponse(await metrics.gather(), media_type=metrics.TYPE)
 
 
 @router.get("/", include_in_schema=False)
@@ -77,8 +102,10 @@ async def root(request: Request) -> RedirectResponse:
     return RedirectResponse(request.scope.get("root_path", "") + "/docs")
 
 
-def build_api(models: Mapping[str, Any]) -> FastAPI:
+def build_api(models: Mapping[str, Any], sleepers: Collection[str] = ()) -> FastAPI:
     """The FastAPI application over models (and galleries) by name, each a handle whose methods have `.remote`.
+
+    `sleepers` are names of models whose last replica ends when nobody asks it.
 
     Its documentation page at /docs needs no internet: Swagger UI comes from the package fastapi-offline.
     """
@@ -93,6 +120,7 @@ def build_api(models: Mapping[str, Any]) -> FastAPI:
     # A redirect to the path without its last "/" would turn an escaped "../" as an id into the path above it.
     app.router.redirect_slashes = False
     app.state.models, app.state.passed = dict(models), set()
+    app.state.sleepers, app.state.described = frozenset(sleepers), {}
     app.include_router(router)
     for name in models:
         app.include_router((ROUTERS | _STORES)[name])
@@ -109,14 +137,26 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         config = self._config
-        return Guard(
-            build_api(self._models),
+        guard = Guard(
+            build_api(self._models, {name for name in MODELS if config.replica_range(name)[0] == 0}),
+            _access(config),
             max_body_bytes=int(config.max_body_mb * 2**20),
             max_in_flight=max_in_flight(config),
             timeout_s=config.timeout_s,
+            count=RequestMetrics().count,
         )
+        if not config.cors_origins:
+            return guard
+        # around the guard: a browser asks whether it may ask without showing the key
+        return CORSMiddleware(guard, allow_origins=config.cors_origins, **_CORS)
+
+
+def _access(config: ServeConfig) -> Access:
+    if config.keys:
+        return ByKey(KeyRing(config.keys, config.most_replicas))
+    return ByPlace(local=is_loopback(config.host), origins=config.cors_origins)
 
 
 def max_in_flight(config: ServeConfig) -> int:
     """Requests with a body at once: as many as a model takes, and as many again whose bodies are still coming in."""
-    return 2 * (config.replicas * config.max_ongoing + config.max_queued)
+    return 2 * (config.most_replicas * config.max_ongoing + config.max_queued)

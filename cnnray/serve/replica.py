@@ -9,6 +9,9 @@ from typing import Any, Protocol
 from ray import serve
 
 from cnnray.config import ServeConfig
+from cnnray.serve.metrics import BatchMetrics
+
+_SCALE_UP_SECONDS = 3.0
 
 
 class Model(Protocol):
@@ -50,6 +53,7 @@ class Replica:
 
     def __init__(self, model: Model, config: ServeConfig) -> None:
         self.model = model
+        self._metrics = BatchMetrics(type(self).__name__)
         model.self_test()
         batch = serve.batch(max_batch_size=config.max_batch_size, batch_wait_timeout_s=config.batch_wait_ms / 1000)
         self._batched = batch(self._run)
@@ -74,20 +78,41 @@ class Replica:
     async def _run(self, jobs: list[Job]) -> list[Done]:
         began = time.perf_counter()
         results = await asyncio.to_thread(self.answer, jobs)
-        took = 1000 * (time.perf_counter() - began)
+        took, waited = 1000 * (time.perf_counter() - began), [1000 * (began - job.came) for job in jobs]
+        self._metrics.count(waited, took)
         return [
-            Done(self.model.name, result, len(jobs), 1000 * (began - job.came), took)
-            for job, result in zip(jobs, results, strict=True)
+            Done(self.model.name, result, len(jobs), queue_ms, took)
+            for result, queue_ms in zip(results, waited, strict=True)
         ]
 
 
-def deploy(replica: type[Replica], config: ServeConfig) -> Any:
-    """The deployment, bound to its options: bounded queues, one core or GPU to reserve per replica."""
+def deploy(name: str, replica: type[Replica], config: ServeConfig) -> Any:
+    """The deployment of the model of that option: bounded queues, and what a replica reserves."""
     deployment = serve.deployment(
         name=replica.__name__,
-        num_replicas=config.replicas,
         max_ongoing_requests=config.max_ongoing,
         max_queued_requests=config.max_queued,
-        ray_actor_options={"num_cpus": 1, "num_gpus": int(config.gpu)},
+        ray_actor_options={"num_cpus": 1, "num_gpus": config.gpu_share * config.gpu},
+        **scaling(config, *config.replica_range(name)),
     )
     return deployment(replica).bind(config)
+
+
+def scaling(config: ServeConfig, low: int, high: int) -> dict[str, Any]:
+    """Options of a deployment: so many replicas, or as many as what waits for them asks for.
+
+    Half of a batch for each replica is aimed at: more wait, and there will be a full batch for one more.
+    """
+    if low == high:
+        return {"num_replicas": low}
+    return {
+        "autoscaling_config": {
+            "min_replicas": low,
+            "initial_replicas": max(1, low),  # whatever is wrong with a model shows when it is deployed
+            "max_replicas": high,
+            "target_ongoing_requests": max(1.0, min(config.max_batch_size, config.max_ongoing) / 2),
+            "upscale_delay_s": _SCALE_UP_SECONDS,
+            "downscale_delay_s": config.scale_down_s,
+            "downscale_to_zero_delay_s": 10 * config.scale_down_s,
+        }
+    }

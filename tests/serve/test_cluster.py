@@ -44,8 +44,17 @@ def test_starts_a_quiet_cluster_of_its_own(cluster):
     assert errors == ""
 
 
-@pytest.mark.parametrize("options, kind", [({"replicas": 9}, "CPU"), ({"replicas": 99, "gpu": True}, "GPU")])
-def test_more_replicas_than_a_local_cluster_holds_are_refused(cluster, checkpoint, monkeypatch, options, kind):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"replicas": 9}, "9 replicas need 9 CPUs, but this machine has 6"),
+        ({"replicas": "7:9"}, "7 replicas need 7 CPUs, but"),
+        ({"replicas_of": {"classifier": 8}}, "8 replicas need 8 CPUs, but"),
+        ({"replicas": 99, "gpu": True}, "99 replicas need 99 GPUs, but this machine has 0"),
+        ({"replicas": 3, "gpu": True, "gpu_share": 0.25}, "3 replicas need 0.75 GPUs, but"),
+    ],
+)
+def test_more_replicas_than_a_local_cluster_holds_are_refused(cluster, checkpoint, monkeypatch, options, message):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(OptionError, match=f"replicas need as many {kind}s, but this machine has"):
+    with pytest.raises(OptionError, match=message):
         up(ServeConfig(classifier=checkpoint, port=0, **options))

@@ -5,11 +5,6 @@ The services are processes of their own, as `cnnray serve up` starts them, so th
 
 import hashlib
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,43 +26,19 @@ from cnnray.serve.app import up
 from cnnray.serve.galleries import OpenGalleries, deploy
 from tests.postgres import Server
 from tests.serve.test_segment import encoded
+from tests.serving import Service
 
 GREY = encoded(np.full((90, 120, 3), 128, np.uint8))
+EMBEDDER = ("--faces", "dlib_resnet", "--face-views", "1")
 NAMES = ("Carlos_Moya", "Condoleezza_Rice", "David_Nalbandian", "Dominique_de_Villepin", "Edmund_Stoiber")
 PROBLEM = {"type", "title", "status", "detail", "code", "request_id"}
 
 
-class Service:
-    """`cnnray serve up` with one embedder and a record."""
-
-    def __init__(self, folder, *words):
-        self.folder, self.words, self.process = folder, words, None
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
-
-    def start(self):
-        env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        command = [sys.executable, "-m", "cnnray", "serve", "up", "--faces", "dlib_resnet", "--face-views", "1"]
-        log = self.folder / "log"
-        with log.open("w") as file:
-            port = self.url.rpartition(":")[2]
-            self.process = subprocess.Popen(
-                [*command, "--port", port, *self.words], cwd=self.folder, env=env, stdout=file, stderr=file
-            )
-        deadline = time.monotonic() + 120
-        while "ready at" not in log.read_text():
-            assert self.process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
-        return self
-
-    def stop(self):
-        self.process.send_signal(signal.SIGINT)
-        assert self.process.wait(60) == 0, (self.folder / "log").read_text()
-
-
 @pytest.fixture(scope="module")
 def over_sqlite(tmp_path_factory):
-    service = Service(tmp_path_factory.mktemp("sqlite"), "--record", "galleries.db", "--exact-until", "100").start()
+    service = Service(
+        tmp_path_factory.mktemp("sqlite"), *EMBEDDER, "--record", "galleries.db", "--exact-until", "100"
+    ).start()
     yield service
     service.stop()
 
@@ -428,7 +399,7 @@ def server():
 
 @pytest.fixture(scope="module")
 def over_postgres(server, tmp_path_factory):
-    words = ("--record", server.create("faces"), "--replicas", "2")
+    words = (*EMBEDDER, "--record", server.create("faces"), "--replicas", "2")
     service = Service(tmp_path_factory.mktemp("postgres"), *words).start()
     yield service
     service.stop()

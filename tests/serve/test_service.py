@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 from cnnray.client import Answer, Client
 from cnnray.errors import OptionError
@@ -439,3 +440,24 @@ def test_a_second_service_beside_this_one_is_refused(service, checkpoint):
     with pytest.raises(OptionError, match="already runs"):
         up(service.config)
     assert httpx.get(f"{service.url}/v1/ready").status_code == 200
+
+
+def test_prometheus_is_told_of_requests_and_batches(service, client, photos):
+    client.classify(photos[0])
+    deadline = time.monotonic() + 30
+    while True:
+        answer = httpx.get(f"{service.url}/metrics")
+        assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        samples = [sample for family in text_string_to_metric_families(answer.text) for sample in family.samples]
+        counts = {
+            (sample.labels["route"], sample.labels["status"]): sample.value
+            for sample in samples
+            if sample.name == "ray_cnnray_requests_total"
+        }
+        batches = [s for s in samples if s.name == "ray_cnnray_batch_size_count" and s.labels["model"] == "Classifier"]
+        if counts.get(("/v1/classify", "200"), 0) >= 1 and batches:
+            break
+        assert time.monotonic() < deadline, answer.text
+        time.sleep(0.5)
+    assert batches[0].value >= 1 and "photo" not in answer.text
+    assert {sample.name for sample in samples} >= {"ray_cnnray_request_seconds_bucket", "ray_cnnray_queue_ms_count"}

@@ -336,3 +336,30 @@ def test_the_client_loads_neither_torch_nor_ray():
     code = "import sys, cnnray.client; print([m for m in ('torch', 'ray', 'numpy', 'fastapi') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_a_key_is_shown_from_the_call_or_the_environment_and_only_there(monkeypatch):
+    def shown(*words, **options):
+        with Scripted(OK) as server, Client(server.url, *words, **options) as client:
+            client.classify(b"x")
+            return {name.lower(): value for name, value in server.seen[0][2].items()}.get("authorization")
+
+    assert shown() is None and shown(key="cnnray_k") == "Bearer cnnray_k"
+    monkeypatch.setenv("CNNRAY_API_KEY", "cnnray_e\n")
+    assert shown() == "Bearer cnnray_e" and shown(key="cnnray_k") == "Bearer cnnray_k" and shown(key="") is None
+    for wrong in ("a\nb", "schlüssel"):
+        with pytest.raises(OptionError, match="expected a key of printable ASCII") as caught:
+            Client(key=wrong)
+        assert wrong not in str(caught.value)
+
+
+def test_a_limit_is_waited_for_and_a_wrong_key_is_told_at_once():
+    limited = (429, {"retry-after": "1"}, PROBLEM | {"code": "rate_limited"})
+    with Scripted(limited, OK) as server, Client(server.url) as client:
+        began = time.monotonic()
+        assert client.classify(b"x").label == "cat" and time.monotonic() - began >= 1
+    unknown = (401, {"www-authenticate": "Bearer"}, PROBLEM | {"code": "unauthenticated"})
+    with Scripted(unknown) as server, Client(server.url) as client:
+        with pytest.raises(ServiceError, match="answered 401: what it was") as caught:
+            client.classify(b"x")
+        assert caught.value.code == "unauthenticated" and len(server.seen) == 1

@@ -18,6 +18,7 @@ from cnnray.errors import OptionError, StorageError, UnknownNameError
 from cnnray.infer.classify import Classification, Classifier
 from cnnray.infer.explain import Explanation, pictures
 from cnnray.serve import classify, reasons, schemas
+from cnnray.serve.access import ByPlace
 from cnnray.serve.guard import Guard
 from cnnray.serve.ingress import build_api
 from cnnray.serve.replica import Done
@@ -227,7 +228,8 @@ class Handle:
 
 def post(answer, **params):
     async def main():
-        app = Guard(build_api({"classifier": Handle(answer)}), max_body_bytes=1000, max_in_flight=2, timeout_s=5)
+        api = build_api({"classifier": Handle(answer)})
+        app = Guard(api, ByPlace(local=False), max_body_bytes=1000, max_in_flight=2, timeout_s=5)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as http:
             return await http.post("/v1/classify", params=params, files={"file": ("a", b"abc")})
 

@@ -10,7 +10,10 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
+from cnnray.serve.access import ByKey, ByPlace
 from cnnray.serve.guard import Guard, safe_request_id
+from cnnray.serve.key_ring import KeyRing
+from cnnray.serve.keys import create_key
 from cnnray.serve.problems import HANDLERS
 
 LIMIT = 1000
@@ -57,9 +60,12 @@ ROUTES = [
 
 @pytest.fixture
 def guarded():
-    return Guard(
-        Starlette(routes=ROUTES, exception_handlers=HANDLERS), max_body_bytes=LIMIT, max_in_flight=2, timeout_s=0.3
-    )
+    return guard_of(ByPlace(local=False))
+
+
+def guard_of(access):
+    app = Starlette(routes=ROUTES, exception_handlers=HANDLERS)
+    return Guard(app, access, max_body_bytes=LIMIT, max_in_flight=2, timeout_s=0.3)
 
 
 def run(guard, talk):
@@ -178,3 +184,46 @@ def test_any_other_request_id_is_replaced(sent):
     assert len(safe_request_id(sent)) == 32 and safe_request_id(sent).isalnum()
     assert safe_request_id(sent) != safe_request_id(sent)
     assert len(safe_request_id(None)) == 32
+
+
+def test_who_may_not_ask_is_answered_before_the_body_is_read(tmp_path):
+    _, shown = create_key(str(tmp_path), "a", ("infer",))
+
+    async def shut(scope, receive, send):
+        raise AssertionError("asked the application")
+
+    read = []
+
+    async def receive():
+        read.append(1)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def talk():
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/classify", "query_string": b"", "headers": []}
+        guard = Guard(shut, ByKey(KeyRing(str(tmp_path))), max_body_bytes=9, max_in_flight=1, timeout_s=1)
+        await guard(scope, receive, send)
+        return sent
+
+    started, *_ = asyncio.run(talk())
+    assert started["status"] == 401 and not read
+    headers = dict(started["headers"])
+    assert headers[b"www-authenticate"] == b"Bearer" and headers[b"content-type"] == b"application/problem+json"
+
+
+def test_every_answer_says_what_browsers_must_not_do(guarded):
+    for response in (
+        run(guarded, lambda c: c.get("/hello")),
+        run(guarded, lambda c: c.get("/absent")),
+        run(guarded, lambda c: c.get("/broken")),
+        run(guarded, lambda c: c.post("/echo", content=b"x" * (LIMIT + 1))),
+    ):
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["cache-control"] == "no-store" and response.headers["x-frame-options"] == "DENY"
+        assert response.headers["content-security-policy"].startswith("default-src 'none'")
+        assert response.headers["referrer-policy"] == "no-referrer"
+        assert not [name for name in response.headers if name.startswith("access-control")]
