@@ -14,10 +14,14 @@ CLASSES = ("square", "bar")
 COLOURS = ((230, 40, 40), (40, 60, 230))
 
 
-def save_detector(folder, arch=ARCH, classes=CLASSES, size=96):
-    """A checkpoint with random weights whose answers vary within a picture."""
+def save_detector(folder, arch=ARCH, classes=CLASSES, size=96, surer=0.0):
+    """A checkpoint with random weights whose answers vary within a picture; `surer` raises YOLO's logits."""
     torch.manual_seed(0)
     net = build_detector(arch, len(classes))
+    with torch.no_grad():
+        for name, bias in net.named_parameters():
+            if surer and name.endswith("classes.2.bias"):
+                bias += surer
     card = Card(task="detect", arch=dict(arch), classes=list(classes), input={"size": size}, metrics={"map50": 0.5})
     save_checkpoint(str(folder), net.state_dict(), card)
     return str(folder)

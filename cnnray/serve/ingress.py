@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi_offline import FastAPIOffline
 from ray.serve.exceptions import BackPressureError
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import PlainTextResponse, RedirectResponse
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp
 
 from cnnray import __version__
@@ -27,6 +27,7 @@ from cnnray.serve import (
     stylize_jobs,
 )
 from cnnray.serve.access import Access, ByKey, ByPlace, is_loopback
+from cnnray.serve.console import console_router
 from cnnray.serve.guard import Guard
 from cnnray.serve.key_ring import KeyRing
 from cnnray.serve.metrics import RequestMetrics
@@ -96,12 +97,6 @@ async def all_metrics() -> PlainTextResponse:
     return PlainTextResponse(await metrics.gather(), media_type=metrics.TYPE)
 
 
-@router.get("/", include_in_schema=False)
-async def root(request: Request) -> RedirectResponse:
-    """A browser that comes without a path sees the documentation."""
-    return RedirectResponse(request.scope.get("root_path", "") + "/docs")
-
-
 def build_api(models: Mapping[str, Any], sleepers: Collection[str] = ()) -> FastAPI:
     """The FastAPI application over models (and galleries) by name, each a handle whose methods have `.remote`.
 
@@ -122,6 +117,7 @@ def build_api(models: Mapping[str, Any], sleepers: Collection[str] = ()) -> Fast
     app.state.models, app.state.passed = dict(models), set()
     app.state.sleepers, app.state.described = frozenset(sleepers), {}
     app.include_router(router)
+    app.include_router(console_router())
     for name in models:
         app.include_router((ROUTERS | _STORES)[name])
     for kind, handler in HANDLERS.items():

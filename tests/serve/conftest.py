@@ -1,4 +1,7 @@
-"""One real service for the whole tier: a local Ray cluster, Serve on a free port, a head with random weights."""
+"""One real service for the whole tier: a local Ray cluster, Serve on a free port, a head with random weights.
+
+And a browser for what is tested through pages.
+"""
 
 import contextlib
 import io
@@ -11,11 +14,13 @@ from pathlib import Path
 import pytest
 import ray
 from PIL import Image
+from playwright.sync_api import expect, sync_playwright
 from sklearn.datasets import load_sample_images
 
 from cnnray.client import Client
 from cnnray.config import ServeConfig
 from cnnray.serve.app import down, up
+from tests.browsing import CHROMIUM, Visits, encoded
 from tests.classifiers import save_classifier
 from tests.detectors import save_detector
 from tests.painters import save_painter
@@ -47,7 +52,7 @@ def segmenter(tmp_path_factory):
 @pytest.fixture(scope="package")
 def detector(tmp_path_factory):
     """Folder of a self-contained detector."""
-    return save_detector(tmp_path_factory.mktemp("detector"))
+    return save_detector(tmp_path_factory.mktemp("detector"), surer=2.5)
 
 
 @pytest.fixture(scope="package")
@@ -127,3 +132,36 @@ def photos():
             photo.save(file, ("JPEG", "PNG", "WEBP")[(number + left // 100) % 3])
             encoded.append(file.getvalue())
     return encoded
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Of one module, which ends it: its event loop would meet the next service that starts in this process."""
+    camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    with sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *camera])
+        expect.set_options(timeout=20_000)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visits(browser):
+    """Opens pages; the test fails where one of them wrote an error to the browser's console."""
+    visits = Visits(browser)
+    yield visits
+    for context in visits.contexts:
+        context.close()
+    assert visits.errors == []
+
+
+@pytest.fixture(scope="package")
+def china():
+    """A photo."""
+    return encoded(load_sample_images().images[0], "JPEG")
+
+
+@pytest.fixture(scope="package")
+def carlos(data_dir):
+    """Two photos of one man."""
+    return [path.read_bytes() for path in sorted((data_dir / "lfw_dev" / "Carlos_Moya").glob("*.jpg"))[:2]]
