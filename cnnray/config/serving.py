@@ -40,6 +40,8 @@ class ServeConfig:
             it; with a MIN of 0 a model that nobody asks goes, and the first who asks again waits until it is back.
         replicas_of: the same of single models, by their options' names: {"detector": "0:2"}.
         scale_down_s: seconds for which there is less to do before a replica ends; the last one stays ten times as long.
+        max_surge_percent: of the usual number of replicas that an update may start before old ones end; 0 ends old ones
+            first, for a cluster without room: requests then wait for the new ones.
         gpu: whether each replica holds a GPU.
         gpu_share: how much of one it reserves, so that several models fit on it: 0.25, say.
         max_batch_size, batch_wait_ms: dynamic batching: a batch leaves when full or after the wait.
@@ -69,6 +71,7 @@ class ServeConfig:
     replicas: int | str = 1
     replicas_of: dict[str, int | str] = field(default_factory=dict)
     scale_down_s: float = 60.0
+    max_surge_percent: int = 100
     gpu: bool = False
     gpu_share: float = 1.0
     max_batch_size: int = 32
@@ -91,6 +94,8 @@ class ServeConfig:
             self.replica_range(name)
         if not 0 < self.gpu_share <= 1:
             raise OptionError(f"gpu_share must be above 0 and at most 1, got {self.gpu_share}")
+        if not 0 <= self.max_surge_percent <= 100:
+            raise OptionError(f"max_surge_percent must be from 0 to 100, got {self.max_surge_percent}")
         self._check_record()
         self._check_origins()
         at_least("batch_wait_ms", self.batch_wait_ms, 0)

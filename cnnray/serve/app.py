@@ -33,7 +33,9 @@ from cnnray.serve.keys import list_keys
 from cnnray.serve.replica import Replica, deploy
 
 APP = "cnnray"
+REVISION = "revision"  # of the arguments: no option, but what makes Serve build the same options again
 START_SECONDS = 180.0
+GRACE_SECONDS = 10.0  # that Serve waits longer than the application, whose own answer is problem+json
 _POLL_SECONDS = 0.2
 # By the option that asks for them.
 _REPLICAS: dict[str, type[Replica]] = {
@@ -54,7 +56,9 @@ def build(args: ServeConfig | Mapping[str, Any]) -> serve.Application:
     Raises:
         OptionError: an unknown option, a value of the wrong type, or no model at all.
     """
-    config = args if isinstance(args, ServeConfig) else parse_config(args)
+    if not isinstance(args, ServeConfig):
+        args = parse_config({name: value for name, value in args.items() if name != REVISION})
+    config = args
     places: Any = {name: _absolute(getattr(config, name)) for name in ("record", "stylize_jobs", "keys")}
     config = dataclasses.replace(config, **places)
     models = {name: deploy(name, _REPLICAS[name], config) for name in _wanted(config)}
@@ -70,6 +74,7 @@ def build(args: ServeConfig | Mapping[str, Any]) -> serve.Application:
         num_replicas=config.most_replicas,
         # The guard refuses what is too much, as problem+json; Serve's own limit stays above it, for health checks.
         max_ongoing_requests=2 * max_in_flight(config),
+        max_surge_percent=config.max_surge_percent,
         ray_actor_options={"num_cpus": 0},
     )
     return ingress(serve.ingress()(Ingress)).bind(config, models)
@@ -115,7 +120,9 @@ def up(config: ServeConfig, address: str | None = None) -> str:
         RecordError: the galleries' database cannot be opened.
         ServiceError: it did not become ready; says what Serve reports. Nothing is left running then.
     """
-    _check_host(config)
+    check_host(config)
+    if config.keys and not list_keys(config.keys):
+        raise OptionError(f"expected keys in {config.keys}, but it has none: cnnray serve keys create makes them")
     local = not (address or os.environ.get("RAY_ADDRESS"))
     if local or config.port == 0:
         config = dataclasses.replace(config, port=_claim_port(config))
@@ -151,7 +158,7 @@ def _run(app: serve.Application, config: ServeConfig) -> str:
         host=config.host,
         port=config.port,
         # Only a backstop for when the application itself hangs: its own, earlier limit answers with problem+json.
-        request_timeout_s=config.timeout_s + 10,
+        request_timeout_s=config.timeout_s + GRACE_SECONDS,
     )
     serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=options, logging_config=logs)
     target = serve.RunTarget(target=app, name=APP, route_prefix="/", logging_config=logs)
@@ -183,11 +190,13 @@ def _reason(app: Any) -> str:
     return " ".join(" ".join([app.message, *lines]).split())
 
 
-def _check_host(config: ServeConfig) -> None:
-    if config.keys:
-        if not list_keys(config.keys):
-            raise OptionError(f"expected keys in {config.keys}, but it has none: cnnray serve keys create makes them")
-    elif not (config.allow_unauthenticated or is_loopback(config.host)):
+def check_host(config: ServeConfig) -> None:
+    """Others may reach a service only where something decides who they are.
+
+    Raises:
+        OptionError: they could, and nothing does.
+    """
+    if not (config.keys or config.allow_unauthenticated or is_loopback(config.host)):
         raise OptionError(
             f"host {config.host} lets other machines reach a service without keys: expected the option keys, a "
             "loopback host (127.0.0.1), or allow_unauthenticated where something in front of it decides who may ask"

@@ -92,6 +92,7 @@ def deploy(name: str, replica: type[Replica], config: ServeConfig) -> Any:
         name=replica.__name__,
         max_ongoing_requests=config.max_ongoing,
         max_queued_requests=config.max_queued,
+        max_surge_percent=config.max_surge_percent,
         ray_actor_options={"num_cpus": 1, "num_gpus": config.gpu_share * config.gpu},
         **scaling(config, *config.replica_range(name)),
     )

@@ -1,0 +1,142 @@
+"""A new version of the service on a cluster that runs, without an end of the old one before the new one answers."""
+
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+from ray.exceptions import RayError
+
+from cnnray.errors import OptionError, ServiceError
+from cnnray.serve.access import is_loopback
+from cnnray.serve.app import APP, REVISION
+
+_POLL_SECONDS = 0.5
+_PATH = "/api/serve/applications/"
+
+
+def roll_out(
+    content: Mapping[str, Any],
+    dashboard: str,
+    *,
+    timeout_s: float = 600.0,
+    trust_dashboard: bool = False,
+    report: Callable[[str], None] = lambda line: None,
+) -> str:
+    """Bring a configuration of Serve onto the cluster of that dashboard and wait until it is what answers.
+
+    Replicas of the new version start and pass their self-tests before old ones end. Checkpoints are read again, so that
+    new weights under an old name are seen. A version that does not come up leaves the old one where it is.
+
+    Args:
+        content: see `read_deploy_file`.
+        dashboard: of the cluster, "http://HOST:8265". Ray's own variables hold its token.
+        timeout_s: seconds until the new version is given up.
+        trust_dashboard: also where others reach the dashboard and it asks for no token.
+        report: is told what Serve says, whenever that changes.
+
+    Returns:
+        the revision that answers now.
+
+    Raises:
+        OptionError: no dashboard there; it is open to the network; or Serve listens elsewhere already.
+        ServiceError: the new version did not come up; says why.
+    """
+    check_dashboard(dashboard, trust=trust_dashboard)
+    client = _connect(dashboard)
+    _check_listening(client.get_serve_details(), content)
+    revision = uuid.uuid4().hex
+    try:
+        client.deploy_applications(with_revision(content, revision))
+    except RuntimeError as error:
+        raise ServiceError(f"the cluster refused the configuration: {_one_line(error)}") from error
+    _wait(client, revision, time.monotonic() + timeout_s, report)
+    return revision
+
+
+def check_dashboard(dashboard: str, *, trust: bool = False) -> None:
+    """Refuse a dashboard that anybody on the network can use: whoever reaches it runs programs on the cluster.
+
+    Raises:
+        OptionError: nothing answers there, or it answers to everybody.
+    """
+    parts = urlsplit(dashboard)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise OptionError(f"expected the dashboard of a Ray cluster as http://HOST:8265, got {dashboard!r}")
+    try:
+        answer = httpx.get(dashboard.rstrip("/") + _PATH, timeout=10, trust_env=not is_loopback(parts.hostname))
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise OptionError(f"expected a Ray dashboard at {dashboard}, but: {error or type(error).__name__}") from error
+    if answer.is_success and not is_loopback(parts.hostname) and not trust:
+        raise OptionError(
+            f"the dashboard at {dashboard} runs programs for whoever reaches it: start the cluster with "
+            "RAY_AUTH_MODE=token, reach it over loopback (ssh -L 8265:127.0.0.1:8265 HOST), or say --trust-dashboard "
+            "where something else decides who reaches it"
+        )
+
+
+def with_revision(content: Mapping[str, Any], revision: str) -> dict[str, Any]:
+    """The configuration with the service's args marked as new, so that Serve builds it again."""
+    applications = [dict(application) for application in content["applications"]]
+    for application in applications:
+        if application.get("name") == APP:
+            application["args"] = {**application.get("args", {}), REVISION: revision}
+    return {**content, "applications": applications}
+
+
+def _connect(dashboard: str) -> ServeSubmissionClient:
+    try:
+        return ServeSubmissionClient(dashboard)
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        raise OptionError(f"expected a Ray dashboard at {dashboard}, but: {_one_line(error)}") from error
+
+
+def _check_listening(details: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+    """Where Serve listens is settled when it starts; it would ignore another place."""
+    if not details.get("applications"):
+        return
+    now, wanted = details.get("http_options") or {}, content.get("http_options") or {}
+    for name in ("host", "port"):
+        if name in wanted and name in now and wanted[name] != now[name]:
+            raise OptionError(
+                f"Serve on this cluster listens on {now['host']} port {now['port']}; expected that in http_options, "
+                f"got {name} {wanted[name]} (ray serve shutdown ends Serve, with all that runs there)"
+            )
+
+
+def _wait(
+    client: ServeSubmissionClient, revision: str, deadline: float, report: Callable[[str], None] = lambda line: None
+) -> None:
+    said = ""
+    while True:
+        app = client.get_serve_details().get("applications", {}).get(APP, {})
+        config = app.get("deployed_app_config") or {}
+        status = app.get("status")
+        ours = (config.get("args") or {}).get(REVISION) == revision
+        if ours and status == "RUNNING":
+            return
+        state = f"{status or 'starting'}{': ' if (why := _reason(app)) else ''}{why}"
+        if ours and status == "DEPLOY_FAILED":
+            raise ServiceError(f"the new version did not start, the old one goes on: {why}")
+        if time.monotonic() > deadline:
+            raise ServiceError(f"the new version is not ready yet, the old one goes on: {state}")
+        if state != said:
+            report(state)
+        said = state
+        time.sleep(_POLL_SECONDS)
+
+
+def _reason(app: Mapping[str, Any]) -> str:
+    """What Serve says about the deployments that are not well."""
+    deployments = app.get("deployments", {}).items()
+    lines = [
+        f"{name}: {one['message'] or one['status']}" for name, one in deployments if one.get("status") != "HEALTHY"
+    ]
+    return _one_line(" ".join([app.get("message", ""), *lines]))
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
