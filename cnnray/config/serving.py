@@ -9,6 +9,8 @@ from cnnray.errors import OptionError, UnknownNameError
 
 MODELS = ("classifier", "detector", "segmenter", "faces", "painter")  # names of the options that bring one
 
+PROXIES = ("default", "haproxy")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
@@ -32,6 +34,8 @@ class ServeConfig:
         stylize_jobs_most: that wait or are painted; more get 503.
         stylize_jobs_keep_h: hours that finished ones are kept.
         host, port: where HTTP listens; port 0 takes a free one.
+        proxy: "default", Ray's own, or "haproxy", which takes several times the requests a second, see
+            `cnnray.serve.haproxy`; of a cluster that runs its nodes' environment decides that.
         keys: folder of keys, see `cnnray serve keys`, one of which every request then shows; "" needs none.
         allow_unauthenticated: without keys, a host that other machines can reach is refused unless this is set (because
             something in front of it decides who may ask).
@@ -47,6 +51,9 @@ class ServeConfig:
         max_batch_size, batch_wait_ms: dynamic batching: a batch leaves when full or after the wait.
         max_ongoing, max_queued: requests in work, and waiting, per replica and per proxy; more get 503.
         max_body_mb: largest request body in MiB; more gets 413.
+        access_log: whether each request is logged, by its id, route, status, milliseconds and the id of its key: no
+            path, image, name, face or embedding.
+        logs: folder of the logs, JSON lines, on each machine; "" leaves them in Ray's, /tmp/ray/session_*/logs/serve.
         timeout_s: a request that takes longer gets 504.
     """
 
@@ -65,6 +72,7 @@ class ServeConfig:
     stylize_jobs_keep_h: float = 168.0
     host: str = "127.0.0.1"
     port: int = 8000
+    proxy: str = "default"
     keys: str = ""
     allow_unauthenticated: bool = False
     cors_origins: tuple[str, ...] = ()
@@ -79,12 +87,16 @@ class ServeConfig:
     max_ongoing: int = 64
     max_queued: int = 256
     max_body_mb: float = 20.0
+    access_log: bool = False
+    logs: str = ""
     timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
         counts = ("max_batch_size", "max_ongoing", "max_queued")
         for name in (*counts, "stylize_jobs_at_once", "stylize_jobs_most"):
             at_least(name, getattr(self, name), 1)
+        if self.proxy not in PROXIES:
+            raise UnknownNameError("proxy", self.proxy, PROXIES)
         if self.face_views not in (1, 2, 4):
             raise OptionError(f"face_views must be 1, 2 or 4, got {self.face_views}")
         for name in self.replicas_of:

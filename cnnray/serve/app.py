@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from pydantic import TypeAdapter, ValidationError
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
@@ -26,7 +27,7 @@ from cnnray.infer.detect import Detector
 from cnnray.infer.gallery.record import Record
 from cnnray.infer.segment import Segmenter
 from cnnray.infer.stylize_jobs import StylizeJobs
-from cnnray.serve import classify, detect, faces, galleries, segment, stylize, stylize_jobs
+from cnnray.serve import classify, detect, faces, galleries, haproxy, segment, stylize, stylize_jobs
 from cnnray.serve.access import is_loopback
 from cnnray.serve.ingress import Ingress, max_in_flight
 from cnnray.serve.keys import list_keys
@@ -124,6 +125,8 @@ def up(config: ServeConfig, address: str | None = None) -> str:
     if config.keys and not list_keys(config.keys):
         raise OptionError(f"expected keys in {config.keys}, but it has none: cnnray serve keys create makes them")
     local = not (address or os.environ.get("RAY_ADDRESS"))
+    if config.proxy == "haproxy":
+        _check_haproxy(local)
     if local or config.port == 0:
         config = dataclasses.replace(config, port=_claim_port(config))
     app = build(config)
@@ -153,14 +156,18 @@ def down() -> None:
 
 
 def _run(app: serve.Application, config: ServeConfig) -> str:
-    logs = LoggingConfig(log_level="WARNING")
+    logs = LoggingConfig(**logging_options(config))
     options = HTTPOptions(
         host=config.host,
         port=config.port,
         # Only a backstop for when the application itself hangs: its own, earlier limit answers with problem+json.
         request_timeout_s=config.timeout_s + GRACE_SECONDS,
     )
-    serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=options, logging_config=logs)
+    try:
+        serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=options, logging_config=logs)
+    except RayError as error:
+        last = " ".join(str(error).split("RuntimeError: ")[-1].split())
+        raise ServiceError(f"Serve did not start: {last}") from error
     target = serve.RunTarget(target=app, name=APP, route_prefix="/", logging_config=logs)
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
     deadline = time.monotonic() + START_SECONDS
@@ -169,6 +176,13 @@ def _run(app: serve.Application, config: ServeConfig) -> str:
     with Client(url) as client:
         client.wait_ready(max(1.0, deadline - time.monotonic()))
     return url
+
+
+def logging_options(config: ServeConfig) -> dict[str, Any]:
+    """Of Serve's LoggingConfig: JSON lines; its own lines about requests have their paths, so they are never on."""
+    level = "INFO" if config.access_log else "WARNING"
+    place = {"logs_dir": _absolute(config.logs)} if config.logs else {}
+    return {"encoding": "JSON", "log_level": level, "enable_access_log": False, **place}
 
 
 def _wait_running(deadline: float) -> None:
@@ -201,6 +215,15 @@ def check_host(config: ServeConfig) -> None:
             f"host {config.host} lets other machines reach a service without keys: expected the option keys, a "
             "loopback host (127.0.0.1), or allow_unauthenticated where something in front of it decides who may ask"
         )
+
+
+def _check_haproxy(local: bool) -> None:
+    if not local:
+        raise OptionError(
+            "expected proxy default with an address: whether a cluster has HAProxy its nodes' environment decides "
+            "(RAY_SERVE_ENABLE_HA_PROXY=1 before ray start)"
+        )
+    haproxy.check_prepared()
 
 
 def _wanted(config: ServeConfig) -> list[str]:
