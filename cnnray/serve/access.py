@@ -29,7 +29,7 @@ class Access(Protocol):
         """Return where it may pass.
 
         Args:
-            request: ASGI's scope of it.
+            request: ASGI's scope of it; its state gets `key`, the id of the key that was shown.
 
         Raises:
             Refusal: it may not.
@@ -65,7 +65,8 @@ class ByKey:
         """Raises as `KeyRing.check`."""
         scope = needed_scope(request["method"], request["path"], request["query_string"].decode("latin-1"))
         if scope is not None:
-            await self._ring.check(Headers(scope=request).get("authorization", ""), scope)
+            key = await self._ring.check(Headers(scope=request).get("authorization", ""), scope)
+            request.setdefault("state", {})["key"] = key.id
 
 
 class ByPlace:

@@ -18,7 +18,7 @@ from ray.serve.schema import ServeDeploySchema
 from cnnray import files
 from cnnray.config import ServeConfig
 from cnnray.errors import DataError, OptionError
-from cnnray.serve.app import APP, GRACE_SECONDS, check_host, parse_config
+from cnnray.serve.app import APP, GRACE_SECONDS, check_host, logging_options, parse_config
 
 IMPORT_PATH = "cnnray.serve.app:build"
 _OF_HTTP = ("host", "port")
@@ -55,7 +55,7 @@ def describe(config: ServeConfig) -> dict[str, Any]:
             "port": config.port,
             "request_timeout_s": config.timeout_s + GRACE_SECONDS,
         },
-        "logging_config": {"encoding": "JSON", "log_level": "WARNING", "enable_access_log": False},
+        "logging_config": logging_options(config),
         "applications": [{"name": APP, "route_prefix": "/", "import_path": IMPORT_PATH, "args": args}],
     }
 
@@ -69,7 +69,7 @@ def read_deploy_file(path: str) -> dict[str, Any]:
         OptionError: a key that nobody knows, or an option of the service that does not fit.
     """
     try:
-        content = yaml.load(files.read_bytes(path), _Loader)  # noqa: S506 (a safe loader)
+        content = yaml.load(files.read_bytes(path), _Loader)
     except FileNotFoundError as error:
         raise DataError(f"expected Serve's configuration at {path}, but there is no file") from error
     except yaml.YAMLError as error:

@@ -81,8 +81,15 @@ class Guard:
         try:
             await self._pass(scope, receive, _with_headers(seen, scope["path"]))
         finally:
-            route = getattr(scope.get("route"), "path", "")
-            self._count(scope["method"], route, status, time.perf_counter() - began)
+            self._tell(scope, status, time.perf_counter() - began)
+
+    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count the request and log it: never its path, which may name a person, nor anything of its body or answer."""
+        route = getattr(scope.get("route"), "path", "")
+        self._count(scope["method"], route, status, seconds)
+        facts = {"method": scope["method"], "endpoint": route, "status": status, "ms": round(1000 * seconds, 1)}
+        state = scope.get("state", {})
+        logger.info("request", extra=facts | {"request": state.get("request_id"), "key": state.get("key", "")})
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)

@@ -1,5 +1,6 @@
 """A service with keys, started by command line: who may ask what, keys that come and go, pages from elsewhere."""
 
+import json
 import time
 
 import httpx
@@ -7,7 +8,7 @@ import pytest
 
 from cnnray.client import Client
 from cnnray.errors import ServiceError
-from cnnray.serve.keys import create_key, revoke_key
+from cnnray.serve.keys import create_key, list_keys, revoke_key
 from tests.serving import Service
 
 PAGE = "https://shop.example"
@@ -27,6 +28,7 @@ def shown(keys):
 @pytest.fixture(scope="module")
 def guarded(keys, shown, checkpoint, tmp_path_factory):
     words = ("--classifier", checkpoint, "--keys", keys, "--host", "0.0.0.0", "--cors-origins", PAGE)
+    words += ("--access-log", "--logs", "logs")
     service = Service(tmp_path_factory.mktemp("guarded"), *words).start()
     yield service
     service.stop()
@@ -103,3 +105,28 @@ def test_without_keys_a_page_from_elsewhere_may_not_ask(service, photos):
         assert answer.status_code == status
     answer = httpx.get(f"{service.url}/v1/models", headers={"host": "other.example"})
     assert (answer.status_code, answer.json()["code"]) == (403, "foreign_host")
+
+
+def test_requests_are_logged_by_their_ids_without_paths_and_secrets(guarded, shown, keys, photos):
+    id = "request-that-is-looked-for"
+    with httpx.Client(base_url=guarded.url, headers={"authorization": f"Bearer {shown['infer']}"}) as http:
+        http.get("/v1/galleries/secret-name", headers={"x-request-id": id})
+        http.post(
+            "/v1/classify",
+            content=photos[0],
+            headers={"x-request-id": id, "content-type": "application/octet-stream"},
+        )
+    deadline = time.monotonic() + 20
+    found = []
+    while len(found) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+        lines = [line for path in (guarded.folder / "logs").glob("*.log") for line in path.read_text().splitlines()]
+        found = [record for record in map(json.loads, lines) if record.get("request") == id]
+    (infer,) = [key.id for key in list_keys(keys) if key.name == "infer"]
+    assert [(one["method"], one["endpoint"], one["status"]) for one in found] == [
+        ("GET", "", 403),
+        ("POST", "/v1/classify", 200),
+    ]
+    assert found[1]["key"] == infer and found[1]["ms"] > 0
+    text = "".join(lines)
+    assert "secret-name" not in text and not any(key.rpartition("_")[2] in text for key in shown.values())
