@@ -76,7 +76,7 @@ def launch(
     with _environment(variables), _own_interrupts(), _own_places(), _progress(state_uri, config.epochs, watch):
         trainer: Any = TorchTrainer(
             _work,  # type: ignore[arg-type]  # Ray's annotation forgets the return value that its Result hands on
-            train_loop_config={"args": (make, config, state_uri, fingerprint)},
+            train_loop_config={"args": (make, config, state_uri, fingerprint), "threads": _asked_threads()},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=low if low == high else (low, high),  # type: ignore[arg-type]  # (min, max) is elastic
                 use_gpu=config.gpu,
@@ -136,7 +136,7 @@ def _work(config: dict[str, Any]) -> UserError | None:
     device = get_device()
     assert isinstance(device, torch.device)
     if device.type == "cpu":  # Ray allows as many threads as CPUs are reserved; the cores are there all the same
-        torch.set_num_threads(max(1, num_cores() // context.get_local_world_size()))
+        torch.set_num_threads(config["threads"] or max(1, num_cores() // context.get_local_world_size()))
     worker = Worker(
         rank=context.get_world_rank(),
         world=context.get_world_size(),
@@ -157,6 +157,12 @@ def _work(config: dict[str, Any]) -> UserError | None:
             "--accumulate 2 or more, or --precision bfloat16 needs less; finished epochs are kept"
         )
     return None
+
+
+def _asked_threads() -> int:
+    """OMP_NUM_THREADS of whoever starts the training, 0 without; asked here, since Ray sets its own in workers."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdecimal() else 0
 
 
 def _wrap(model: nn.Module) -> nn.Module:
