@@ -12,12 +12,12 @@ from cnnray.demo.digits import write_digits
 from cnnray.errors import OptionError, RunFolderError
 
 
-@pytest.mark.timeout(450)
+@pytest.mark.timeout(700)
 def test_the_demo_goes_from_photos_to_answers_over_http(tmp_path):
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     # few scenes: that the detector learns is for the benchmark to show, here that all steps fit together
     command = [sys.executable, "-m", "cnnray", "demo", "--out", "demo", "--scenes", "24", "--json"]
-    run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=400)
+    run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=650)
     assert run.returncode == 0, run.stderr[-3000:]
     summary = json.loads(run.stdout)
     assert summary == json.loads((tmp_path / "demo" / "summary.json").read_text())
