@@ -199,4 +199,4 @@ def _fault(box: RawBox, inside: tuple[float, float, float, float]) -> str:
         return "outside"
     # formats store a few digits: what is less than a hundredth of a pixel outside is no fault
     reach = max(abs(a - b) for a, b in zip(whole, inside, strict=True))
-    return "clipped" if reach > 0.01 else ""
+    return "clipped" if round(reach, 6) > 0.01 else ""  # 1.01 - 1 is a little more than 0.01

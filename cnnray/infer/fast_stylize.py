@@ -161,7 +161,7 @@ class Stylizer:
 
     def _photos(self, images: Sequence[Any]) -> Tensor:
         stacked = images[0][None] if len(images) == 1 else np.stack(images)
-        return torch.from_numpy(stacked).permute(0, 3, 1, 2).to(self.device)
+        return torch.from_numpy(np.require(stacked, requirements="W")).permute(0, 3, 1, 2).to(self.device)
 
     def _painted(self, photos_N3HW: Tensor, weights_NS: Tensor) -> Tensor:
         if self.precision == "float32" and photos_N3HW.shape[2] * photos_N3HW.shape[3] >= BANDS_FROM:
