@@ -44,6 +44,12 @@ def connect(address: str | None = None) -> None:
         _join(address)
 
 
+def dashboard_url() -> str:
+    """Of the cluster that this process has joined; "" where it has none, or Ray does not say (ray:// addresses)."""
+    node = ray._private.worker._global_node
+    return f"http://{node.webui_url}" if node is not None and node.webui_url else ""
+
+
 def store_bytes() -> int:
     """Size of a local cluster's object store: 20 % of this machine's memory, at most 2 GiB."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -19,7 +19,7 @@ from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from cnnray.client import Client
-from cnnray.cluster import connect
+from cnnray.cluster import connect, dashboard_url
 from cnnray.config import ServeConfig
 from cnnray.errors import OptionError, ServiceError
 from cnnray.infer.classify import Classifier
@@ -29,6 +29,7 @@ from cnnray.infer.segment import Segmenter
 from cnnray.infer.stylize_jobs import StylizeJobs
 from cnnray.serve import classify, detect, faces, galleries, haproxy, segment, stylize, stylize_jobs
 from cnnray.serve.access import is_loopback
+from cnnray.serve.dashboard import check_joined
 from cnnray.serve.ingress import Ingress, max_in_flight
 from cnnray.serve.keys import list_keys
 from cnnray.serve.replica import Replica, deploy
@@ -116,7 +117,8 @@ def up(config: ServeConfig, address: str | None = None) -> str:
 
     Raises:
         OptionError: a host that others can reach without keys or allow_unauthenticated, a folder of keys without any, a
-            port that is taken, no model, more replicas than a local cluster has cores or GPUs.
+            port that is taken, no model, more replicas than a local cluster has cores or GPUs, another cluster whose
+            dashboard answers everybody.
         CheckpointError: a checkpoint is absent, damaged or of another task.
         RecordError: the galleries' database cannot be opened.
         ServiceError: it did not become ready; says what Serve reports. Nothing is left running then.
@@ -132,8 +134,10 @@ def up(config: ServeConfig, address: str | None = None) -> str:
     app = build(config)
     _check_models(config)
     connect(address)
-    if local:  # another cluster may grow
-        _check_fits(config)
+    if local:
+        _check_fits(config)  # another cluster may grow
+    else:
+        check_joined(dashboard_url(), trust=config.allow_unauthenticated)
     if serve.status().proxies:
         raise OptionError("Serve already runs on this cluster: end that service first")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)

@@ -4,18 +4,15 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
-import httpx
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from ray.exceptions import RayError
 
 from cnnray.errors import OptionError, ServiceError
-from cnnray.serve.access import is_loopback
 from cnnray.serve.app import APP, REVISION
+from cnnray.serve.dashboard import check_dashboard
 
 _POLL_SECONDS = 0.5
-_PATH = "/api/serve/applications/"
 
 
 def roll_out(
@@ -55,27 +52,6 @@ def roll_out(
         raise ServiceError(f"the cluster refused the configuration: {_one_line(error)}") from error
     _wait(client, revision, time.monotonic() + timeout_s, report)
     return revision
-
-
-def check_dashboard(dashboard: str, *, trust: bool = False) -> None:
-    """Refuse a dashboard that anybody on the network can use: whoever reaches it runs programs on the cluster.
-
-    Raises:
-        OptionError: nothing answers there, or it answers to everybody.
-    """
-    parts = urlsplit(dashboard)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise OptionError(f"expected the dashboard of a Ray cluster as http://HOST:8265, got {dashboard!r}")
-    try:
-        answer = httpx.get(dashboard.rstrip("/") + _PATH, timeout=10, trust_env=not is_loopback(parts.hostname))
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise OptionError(f"expected a Ray dashboard at {dashboard}, but: {error or type(error).__name__}") from error
-    if answer.is_success and not is_loopback(parts.hostname) and not trust:
-        raise OptionError(
-            f"the dashboard at {dashboard} runs programs for whoever reaches it: start the cluster with "
-            "RAY_AUTH_MODE=token, reach it over loopback (ssh -L 8265:127.0.0.1:8265 HOST), or say --trust-dashboard "
-            "where something else decides who reaches it"
-        )
 
 
 def with_revision(content: Mapping[str, Any], revision: str) -> dict[str, Any]:

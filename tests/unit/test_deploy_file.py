@@ -1,7 +1,5 @@
 """Serve's configuration files: what is written can be read, and what Ray would swallow is refused."""
 
-import http.server
-import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ from cnnray.config import ServeConfig
 from cnnray.errors import DataError, OptionError
 from cnnray.serve.app import REVISION, build, parse_config
 from cnnray.serve.deploy_file import IMPORT_PATH, check_deploy, describe, read_deploy_file, unknown_keys
-from cnnray.serve.rollout import check_dashboard, with_revision
+from cnnray.serve.rollout import with_revision
 
 
 def written(tmp_path, text):
@@ -106,38 +104,6 @@ def test_a_revision_marks_the_service_alone_and_is_no_option():
     assert [app.get("args", {}).get(REVISION) for app in marked["applications"]] == ["one", None]
     assert REVISION not in content["applications"][0]["args"]
     build(marked["applications"][0]["args"])
-
-
-@pytest.fixture
-def open_dashboard():
-    """Something that answers everybody, reached by an address that is not loopback's."""
-
-    class Answers(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Answers) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_port
-        server.shutdown()
-
-
-def test_a_dashboard_that_answers_everybody_is_refused(open_dashboard):
-    address = f"http://0.0.0.0:{open_dashboard}"
-    with pytest.raises(OptionError, match="runs programs for whoever reaches it: .*RAY_AUTH_MODE=token"):
-        check_dashboard(address)
-    check_dashboard(address, trust=True)
-    check_dashboard(f"http://127.0.0.1:{open_dashboard}")
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:8265", "ray://127.0.0.1:10001", "http://", "http://127.0.0.1:1"])
-def test_an_address_without_a_dashboard_is_said(address):
-    with pytest.raises(OptionError, match="expected .*dashboard"):
-        check_dashboard(address)
 
 
 def test_the_file_that_comes_along_says_what_the_command_would_write():
