@@ -28,6 +28,8 @@ from cnnray.cli import (  # noqa: F401 (they add their commands)
     models,
     people,
     predict,
+    query,
+    query_faces,
     serve,
     stylize,
     stylize_jobs,

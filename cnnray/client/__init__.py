@@ -1,4 +1,4 @@
-"""Typed HTTP client of the service: `Client(url).classify(path)`. Needs neither torch nor Ray."""
+"""Typed HTTP client of the service: `Client(url).classify(path)`, and `AsyncClient`. Needs neither torch nor Ray."""
 
 from cnnray.client.answers import (
     Answer,
@@ -14,8 +14,9 @@ from cnnray.client.answers import (
     Painting,
     Segmentation,
 )
+from cnnray.client.async_client import AsyncClient
+from cnnray.client.call import Image
 from cnnray.client.client import Client
-from cnnray.client.connection import Image
 from cnnray.client.gallery_answers import (
     Candidate,
     ClaimedVerification,
@@ -33,10 +34,11 @@ from cnnray.client.gallery_answers import (
     RecognizedFace,
     StoredFace,
 )
-from cnnray.client.stylize_jobs import StylizeJob
+from cnnray.client.stylize_calls import StylizeJob
 
 __all__ = [
     "Answer",
+    "AsyncClient",
     "Candidate",
     "ClaimedVerification",
     "ClassShare",

@@ -1,31 +1,24 @@
-"""The client's one class: a method for every endpoint.
+"""The client's one class: a method for every endpoint. What each asks and how its answer is read is in
+`cnnray.client.calls`; `AsyncClient` has the same methods for asyncio.
 
 Every call here is one that can be repeated without harm; those that change galleries are in `cnnray.client.galleries`.
 """
 
-import json
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import quote
 
+from cnnray.client import calls
 from cnnray.client.answers import (
     Answer,
-    ClassShare,
     Detection,
     FaceDetection,
     FaceVerification,
     Model,
     Painting,
     Segmentation,
-    read,
-    read_answer,
-    read_detection,
-    read_faces,
-    read_verification,
 )
-from cnnray.client.connection import FIRST_DELAY, OCTETS, Image, content_of
+from cnnray.client.call import Image
 from cnnray.client.galleries import GalleryClient
 from cnnray.client.stylize_jobs import StylizeJobClient
 from cnnray.errors import ServiceError, StorageError
@@ -48,9 +41,7 @@ class Client(GalleryClient, StylizeJobClient):
             StorageError: the file cannot be read.
             ServiceError: the service refused (its `code` and `request_id` are on the error) or did not answer.
         """
-        params: dict[str, Any] = {"top_k": top_k} | ({"explain": True} if explain else {})
-        params |= {} if explain_label is None else {"explain_label": explain_label}
-        return read_answer(self._call("POST", "/v1/classify", content=content_of(image), params=params, headers=OCTETS))
+        return self._send(calls.classify(image, top_k, explain, explain_label))
 
     def classify_many(
         self, images: Sequence[Image], top_k: int = 5, concurrency: int = 16, **explain: Any
@@ -85,9 +76,7 @@ class Client(GalleryClient, StylizeJobClient):
             StorageError: the file cannot be read.
             ServiceError: as `classify`.
         """
-        body = self._call("POST", "/v1/detect", content=content_of(image), params=search, headers=OCTETS)
-        (found,) = body.get("images") or [{}]
-        return read_detection(found, body)
+        return self._send(calls.detect(image, search))
 
     def detect_many(self, images: Sequence[Image], **search: Any) -> list[Detection | ServiceError]:
         """The objects in up to 16 images, which travel in one request.
@@ -99,16 +88,11 @@ class Client(GalleryClient, StylizeJobClient):
             StorageError: a file cannot be read.
             ServiceError: the service refused the whole, or did not answer.
         """
-        parts = [("file", (f"{number}", content_of(image))) for number, image in enumerate(images)]
-        body = self._call("POST", "/v1/detect", files=parts, params=search)
-        return [
-            _fault(part, body) if part.get("error") else read_detection(part, body) for part in body.get("images", [])
-        ]
+        return self._send(calls.detect_many(images, search))
 
     def draw_objects(self, image: Image, **search: Any) -> bytes:
         """One image with the boxes of its objects, as a PNG; else as `detect`."""
-        params = {**search, "draw": True}
-        return self._retried("POST", "/v1/detect", content=content_of(image), params=params, headers=OCTETS).content
+        return self._send(calls.draw_objects(image, search))
 
     def detect_faces(self, image: Image, *, embeddings: bool = False, **search: Any) -> FaceDetection:
         """The faces in one image.
@@ -122,25 +106,17 @@ class Client(GalleryClient, StylizeJobClient):
             StorageError: the file cannot be read.
             ServiceError: as `classify`.
         """
-        params = {**search, "embeddings": embeddings}
-        body = self._call("POST", "/v1/faces/detect", content=content_of(image), params=params, headers=OCTETS)
-        (found,) = body.get("images") or [{}]
-        return read_faces(found, body)
+        return self._send(calls.detect_faces(image, embeddings, search))
 
     def detect_faces_many(
         self, images: Sequence[Image], *, embeddings: bool = False, **search: Any
     ) -> list[FaceDetection | ServiceError]:
         """The faces in up to 16 images, which travel in one request; else as `detect_many`."""
-        parts = [("file", (f"{number}", content_of(image))) for number, image in enumerate(images)]
-        body = self._call("POST", "/v1/faces/detect", files=parts, params={**search, "embeddings": embeddings})
-        return [_fault(part, body) if part.get("error") else read_faces(part, body) for part in body.get("images", [])]
+        return self._send(calls.detect_faces_many(images, embeddings, search))
 
     def draw_faces(self, image: Image, **search: Any) -> bytes:
         """One image with the boxes and landmarks of its faces, as a PNG; else as `detect_faces`."""
-        params = {**search, "draw": True}
-        return self._retried(
-            "POST", "/v1/faces/detect", content=content_of(image), params=params, headers=OCTETS
-        ).content
+        return self._send(calls.draw_faces(image, search))
 
     def verify_faces(
         self, first: Image, second: Image, *, threshold: float | None = None, pick: str = "largest", **search: Any
@@ -158,9 +134,7 @@ class Client(GalleryClient, StylizeJobClient):
             StorageError: a file cannot be read.
             ServiceError: as `classify`; its code is "no_face" or "several_faces" where an image lacks the one face.
         """
-        params = {**search, "pick": pick} | ({} if threshold is None else {"threshold": threshold})
-        parts = {"first": ("first", content_of(first)), "second": ("second", content_of(second))}
-        return read_verification(self._call("POST", "/v1/faces/verify", files=parts, params=params))
+        return self._send(calls.verify_faces(first, second, threshold, pick, search))
 
     def segment(self, image: Image, *, draw: bool = False) -> Segmentation:
         """The class of every pixel of one image.
@@ -173,9 +147,7 @@ class Client(GalleryClient, StylizeJobClient):
             StorageError: the file cannot be read.
             ServiceError: as `classify`.
         """
-        content, figures = self._picture("/v1/segment", "x-segmentation", image, {"draw": draw})
-        classes = tuple(read(ClassShare, row) for row in figures.get("classes", []))
-        return read(Segmentation, {**figures, "classes": classes, "content": content})
+        return self._send(calls.segment(image, draw))
 
     def stylize(self, image: Image, style: str | Sequence[str] | Mapping[str, float], **options: Any) -> Painting:
         """A photo painted in a style.
@@ -189,9 +161,7 @@ class Client(GalleryClient, StylizeJobClient):
             StorageError: the file cannot be read.
             ServiceError: as `classify`.
         """
-        asked = [f"{name}:{share}" for name, share in style.items()] if isinstance(style, Mapping) else style
-        content, figures = self._picture("/v1/stylize", "x-stylize", image, {"style": asked, **options})
-        return read(Painting, {**figures, "content": content})
+        return self._send(calls.stylize(image, style, options))
 
     def style_preview(self, style: str) -> bytes:
         """A small picture in a style, as JPEG.
@@ -199,23 +169,15 @@ class Client(GalleryClient, StylizeJobClient):
         Raises:
             ServiceError: as `classify`; unknown_name of a style that is not there.
         """
-        return self._retried("GET", f"/v1/stylize/styles/{quote(style, safe='')}").content
-
-    def _picture(self, path: str, name: str, image: Image, params: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
-        """A picture, and the figures in the header of that name."""
-        response = self._retried("POST", path, content=content_of(image), params=params, headers=OCTETS)
-        try:
-            return response.content, dict(json.loads(response.headers[name]))
-        except (KeyError, ValueError, TypeError) as error:
-            raise ServiceError(f"{self.url}{path} answered, but without figures: is it a cnnray service?") from error
+        return self._send(calls.style_preview(style))
 
     def health(self) -> bool:
         """Whether the service's process lives; tried once."""
-        return self._is_ok("/v1/health")
+        return self._send(calls.health())
 
     def ready(self) -> bool:
         """Whether every model has answered a self-test; tried once."""
-        return self._is_ok("/v1/ready")
+        return self._send(calls.ready())
 
     def wait_ready(self, timeout: float = 120.0) -> None:
         """Return as soon as the service is ready.
@@ -223,20 +185,7 @@ class Client(GalleryClient, StylizeJobClient):
         Raises:
             ServiceError: it was not within `timeout` seconds; says what it answered last.
         """
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                self._object(self._attempt("GET", "/v1/ready"))
-                return
-            except ServiceError as error:
-                if time.monotonic() >= deadline:
-                    raise ServiceError(
-                        f"{self.url} was not ready after {timeout:g} s: {error}",
-                        code=error.code,
-                        status=error.status,
-                        request_id=error.request_id,
-                    ) from error
-            time.sleep(FIRST_DELAY)
+        self._send(calls.wait_ready(self.url, timeout))
 
     def models(self) -> list[Model]:
         """The models behind the service.
@@ -244,16 +193,4 @@ class Client(GalleryClient, StylizeJobClient):
         Raises:
             ServiceError: the service refused or did not answer.
         """
-        return [read(Model, model) for model in self._call("GET", "/v1/models").get("models", [])]
-
-    def _is_ok(self, path: str) -> bool:
-        try:
-            self._object(self._attempt("GET", path))
-        except ServiceError:
-            return False
-        return True
-
-
-def _fault(part: dict[str, Any], body: dict[str, Any]) -> ServiceError:
-    error = part["error"]
-    return ServiceError(error["detail"], code=error["code"], status=422, request_id=body.get("request_id", ""))
+        return self._send(calls.models())

@@ -1,26 +1,17 @@
-"""How the client talks to a service: connections, attempts, errors.
+"""How the clients send what they ask: one connection that waits, one for asyncio. See `Call` for all else."""
 
-Answers that say "not now" (429, 502, 503, 504) and broken connections are tried again, for a bounded time.
-"""
-
+import asyncio
 import os
 import time
-from collections.abc import Collection
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 
-from cnnray.errors import OptionError, ServiceError, StorageError
+from cnnray.client.call import Call, connection_errors
+from cnnray.errors import OptionError, ServiceError
 
-Image = bytes | str | os.PathLike[str]
-
-OCTETS = {"content-type": "application/octet-stream"}
-FIRST_DELAY = 0.1
-_NOT_NOW = (429, 502, 503, 504)
+T = TypeVar("T")
 KEY_VARIABLE = "CNNRAY_API_KEY"
-_PROBLEM = ("type", "title", "status", "detail", "instance", "code", "request_id")  # members of every problem
-_LONGEST_DELAY = 2.0
 
 
 class Connection:
@@ -44,20 +35,9 @@ class Connection:
         patience: float = 30.0,
         key: str | None = None,
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise OptionError(f"expected a URL that begins with http:// or https://, got {url!r}")
         self.url = url.rstrip("/")
         self._patience = patience
-        key = (os.environ.get(KEY_VARIABLE, "") if key is None else key).strip()
-        if not key.isascii() or not key.isprintable():  # httpx would fail on it, and show it
-            raise OptionError(f"expected a key of printable ASCII characters as {KEY_VARIABLE}, or as the client's key")
-        shown = {"authorization": f"Bearer {key}"} if key else {}
-        try:
-            # A proxy from the environment (HTTP_PROXY) cannot reach this machine's own loopback.
-            direct = httpx.URL(self.url).host in ("127.0.0.1", "localhost", "::1")
-            self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=not direct, headers=shown)
-        except httpx.InvalidURL as error:
-            raise OptionError(f"expected the URL of a service, got {url!r}: {error}") from error
+        self._http = httpx.Client(**_http_options(url, key), timeout=timeout)
 
     def close(self) -> None:
         """Close the connections."""
@@ -69,113 +49,84 @@ class Connection:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:
-        return self._object(self._retried(method, path, **request))
+    def _send(self, call: Call[T]) -> T:
+        try:
+            return self._try(call)
+        except ServiceError as error:
+            answer = call.recover(error)
+        return self._send(answer) if isinstance(answer, Call) else answer
 
-    def _retried(self, method: str, path: str, done: Collection[str] = (), **request: Any) -> httpx.Response:
-        """Attempts until one succeeds, fails for good, or the patience is used up.
-
-        Args:
-            done: codes with which the service refuses what was done already.
-
-        Raises:
-            DoneBefore: it said so after an attempt that may have done it, and whose answer was lost.
-        """
-        maybe_done = False
-        deadline = time.monotonic() + self._patience
-        delay = FIRST_DELAY
+    def _try(self, call: Call[T]) -> T:
+        sent = call.load()
+        retry = call.start(self._patience, time.monotonic())
         while True:
             try:
-                return self._attempt(method, path, **request)
-            except _Passing as error:
-                wait = max(delay, error.retry_after)
-                if time.monotonic() + wait > deadline:
-                    raise
-                maybe_done = maybe_done or not error.harmless
+                with connection_errors(self.url, call.path):
+                    response = self._http.request(call.method, call.path, **sent)
+                return call.answer(response)
             except ServiceError as error:
-                if maybe_done and error.code in done:
-                    raise DoneBefore(error) from error
-                raise
-            time.sleep(wait)
-            delay = min(2 * delay, _LONGEST_DELAY)
+                delay = retry.delay(error, time.monotonic())
+            time.sleep(delay)
 
-    def _attempt(self, method: str, path: str, **request: Any) -> httpx.Response:
+
+class AsyncConnection:
+    """A connection to one service for one event loop, closed by `aclose` or an async with block; else as
+    `Connection`. Calls that wait for one of its connections to be free do so without a limit."""
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        timeout: float = 60.0,
+        patience: float = 30.0,
+        key: str | None = None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._patience = patience
+        # Many calls at once are usual here; those that wait for a connection have not been too slow an answer.
+        self._http = httpx.AsyncClient(**_http_options(url, key), timeout=httpx.Timeout(timeout, pool=None))
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def _send(self, call: Call[T]) -> T:
         try:
-            response = self._http.request(method, path, **request)
-        except httpx.TimeoutException as error:
-            raise ServiceError(f"{self.url}{path} did not answer in time: {error or type(error).__name__}") from error
-        except httpx.TransportError as error:
-            passing = _Passing(f"no connection to {self.url}: {error or type(error).__name__}")
-            passing.harmless = isinstance(error, httpx.ConnectError)
-            raise passing from error
-        if not response.is_success:
-            raise _error(response)
-        return response
+            return await self._try(call)
+        except ServiceError as error:
+            answer = call.recover(error)
+        return await self._send(answer) if isinstance(answer, Call) else answer
 
-    def _object(self, response: httpx.Response) -> dict[str, Any]:
-        body = _json_object(response)
-        if body is None:
-            path = response.request.url.path
-            raise ServiceError(f"{self.url}{path} answered, but not with JSON: is it a cnnray service?")
-        return body
-
-
-class DoneBefore(ServiceError):
-    """The service refuses what an earlier attempt of the same call may have done; `error` is how it says so."""
-
-    def __init__(self, error: ServiceError) -> None:
-        super().__init__(str(error), **vars(error))
-        self.error = error
+    async def _try(self, call: Call[T]) -> T:
+        sent = await asyncio.to_thread(call.load) if call.has_files else call.load()
+        retry = call.start(self._patience, time.monotonic())
+        while True:
+            try:
+                with connection_errors(self.url, call.path):
+                    response = await self._http.request(call.method, call.path, **sent)
+                return call.answer(response)
+            except ServiceError as error:
+                delay = retry.delay(error, time.monotonic())
+            await asyncio.sleep(delay)
 
 
-class _Passing(ServiceError):
-    """A fault that another attempt may not meet; `harmless` where the service surely has not begun the request."""
-
-    retry_after = 0.0
-    harmless = False
-
-
-def content_of(image: Image) -> bytes:
-    """An image's encoded bytes, read where it is a path.
-
-    Raises:
-        StorageError: the file cannot be read.
-    """
-    if isinstance(image, bytes):
-        return image
+def _http_options(url: str, key: str | None) -> dict[str, Any]:
+    """What both of httpx's clients are made with; raises as `Connection`."""
+    if not url.startswith(("http://", "https://")):
+        raise OptionError(f"expected a URL that begins with http:// or https://, got {url!r}")
+    key = (os.environ.get(KEY_VARIABLE, "") if key is None else key).strip()
+    if not key.isascii() or not key.isprintable():  # httpx would fail on it, and show it
+        raise OptionError(f"expected a key of printable ASCII characters as {KEY_VARIABLE}, or as the client's key")
     try:
-        return Path(image).read_bytes()
-    except OSError as error:
-        raise StorageError(f"cannot read {os.fspath(image)}: {error.strerror or error}") from error
-
-
-def _error(response: httpx.Response) -> ServiceError:
-    """The problem+json of `response` as an error; other bodies (a proxy's, another program's) by their status."""
-    body = _json_object(response) or {}
-    fields = {name: value for name, value in body.items() if isinstance(value, str)}
-    kind = _Passing if response.status_code in _NOT_NOW else ServiceError
-    error = kind(
-        f"{response.request.url.path} answered {response.status_code}: "
-        f"{fields.get('detail') or response.text[:200] or response.reason_phrase}",
-        code=fields.get("code", "service"),
-        status=response.status_code,
-        request_id=fields.get("request_id") or response.headers.get("x-request-id", ""),
-        details={name: value for name, value in body.items() if name not in _PROBLEM},
-    )
-    if isinstance(error, _Passing):
-        error.retry_after = _seconds(response.headers.get("retry-after", ""))
-        error.harmless = error.code in ("busy", "rate_limited")
-    return error
-
-
-def _json_object(response: httpx.Response) -> dict[str, Any] | None:
-    try:
-        body = response.json()
-    except ValueError:
-        return None
-    return body if isinstance(body, dict) else None
-
-
-def _seconds(retry_after: str) -> float:
-    """Retry-After in its form of whole seconds; its other form, a date, counts as "soon"."""
-    return float(retry_after) if retry_after.isdecimal() else 0.0
+        base = httpx.URL(url.rstrip("/"))
+    except httpx.InvalidURL as error:
+        raise OptionError(f"expected the URL of a service, got {url!r}: {error}") from error
+    # A proxy from the environment (HTTP_PROXY) cannot reach this machine's own loopback.
+    direct = base.host in ("127.0.0.1", "localhost", "::1")
+    shown = {"authorization": f"Bearer {key}"} if key else {}
+    return {"base_url": base, "trust_env": not direct, "headers": shown}

@@ -1,18 +1,11 @@
-"""The client's calls about galleries of faces.
+"""The client's calls about galleries of faces; `cnnray.client.gallery_calls` says what a lost answer means."""
 
-An attempt whose answer is lost may have been done, and the next one is refused: there is such a gallery already, the
-person is gone. A call that meets this after such an attempt, and finds what it was to bring about, has succeeded; an
-answer that can no longer be had is then empty, as the methods say. Without such an attempt before, it is an error.
-"""
-
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
 
-from cnnray.client.answers import read
-from cnnray.client.connection import OCTETS, Connection, DoneBefore, Image, content_of
+from cnnray.client import gallery_calls as calls
+from cnnray.client.call import Image
+from cnnray.client.connection import Connection
 from cnnray.client.gallery_answers import (
     ClaimedVerification,
     DroppedGallery,
@@ -24,15 +17,7 @@ from cnnray.client.gallery_answers import (
     IdentityPage,
     Receipt,
     Recognized,
-    read_claim,
-    read_detail,
-    read_enrolled,
-    read_page,
-    read_recognized,
 )
-from cnnray.errors import OptionError
-
-_ALL = "/v1/galleries"
 
 
 class GalleryClient(Connection):
@@ -54,32 +39,22 @@ class GalleryClient(Connection):
             name: 1 to 64 letters, digits, "_" or "-".
             policy: fields of `cnnray.config.QualityPolicy` that are not to be as usual.
         """
-        asked = {"name": name} | ({} if policy is None else {"policy": dict(policy)})
-        try:
-            return read(Gallery, self._call("POST", _ALL, done=("gallery_exists",), json=asked))
-        except DoneBefore as refusal:
-            found = self.gallery(name)
-            if any(found.policy.get(field) != value for field, value in (policy or {}).items()):
-                raise refusal.error from None
-            return found
+        return self._send(calls.create_gallery(name, policy))
 
     def list_galleries(self) -> list[GallerySummary]:
         """All galleries by name."""
-        return [read(GallerySummary, row) for row in self._call("GET", _ALL).get("galleries", [])]
+        return self._send(calls.list_galleries())
 
     def gallery(self, name: str) -> Gallery:
         """One gallery."""
-        return read(Gallery, self._call("GET", _gallery(name)))
+        return self._send(calls.gallery(name))
 
     def drop_gallery(self, name: str) -> DroppedGallery:
         """Take a gallery out with everybody in it.
 
         If the answer of an attempt was lost and the gallery is not there then, `audit_hash` is "".
         """
-        try:
-            return read(DroppedGallery, self._call("DELETE", _gallery(name), done=("no_gallery",)))
-        except DoneBefore:
-            return DroppedGallery(name, "")
+        return self._send(calls.drop_gallery(name))
 
     # ---- people ------------------------------------------------------------------------------------------------------
 
@@ -96,15 +71,7 @@ class GalleryClient(Connection):
             name: for people; "" is the id.
             metadata: JSON values.
         """
-        asked = {"id": identity, "name": name, "metadata": dict(metadata or {})}
-        path = _gallery(gallery) + "/identities"
-        try:
-            return read(Identity, self._call("POST", path, done=("identity_exists",), json=asked))
-        except DoneBefore as refusal:
-            found = self.identity(gallery, identity)
-            if (found.name, found.metadata) != (name or found.id, asked["metadata"]):
-                raise refusal.error from None
-            return Identity(found.id, found.name, found.metadata, found.created_at, found.num_faces)
+        return self._send(calls.add_identity(gallery, identity, name, metadata))
 
     def list_identities(self, gallery: str, cursor: str = "", limit: int = 100) -> IdentityPage:
         """A page of a gallery's people.
@@ -113,26 +80,24 @@ class GalleryClient(Connection):
             cursor: of the page before; "" is the first page.
             limit: people of a page, 1 to 1000.
         """
-        params = {"cursor": cursor, "limit": limit}
-        return read_page(self._call("GET", _gallery(gallery) + "/identities", params=params))
+        return self._send(calls.list_identities(gallery, cursor, limit))
 
     def identity(self, gallery: str, identity: str) -> IdentityDetail:
         """A person and the person's faces."""
-        return read_detail(self._call("GET", _person(gallery, identity)))
+        return self._send(calls.identity(gallery, identity))
 
     def update_identity(
         self, gallery: str, identity: str, name: str = "", metadata: Mapping[str, Any] | None = None
     ) -> IdentityDetail:
         """Give a person another name, or other metadata; "" and None keep the present."""
-        asked = {"name": name} | ({} if metadata is None else {"metadata": dict(metadata)})
-        return read_detail(self._call("PATCH", _person(gallery, identity), json=asked))
+        return self._send(calls.update_identity(gallery, identity, name, metadata))
 
     def erase_identity(self, gallery: str, identity: str) -> Receipt:
         """Erase a person with name, metadata and faces: no search that begins afterwards finds the person.
 
         If the answer of an attempt was lost and the person is not there then, the receipt is empty.
         """
-        return self._erase(_person(gallery, identity), "no_identity", gallery, identity)
+        return self._send(calls.erase_identity(gallery, identity))
 
     # ---- faces -------------------------------------------------------------------------------------------------------
 
@@ -159,19 +124,15 @@ class GalleryClient(Connection):
             accept_conflict: also faces that somebody else is recognised by.
             pick: which face of a photo with several: "only" refuses it, "largest", "central".
         """
-        photos = [images] if isinstance(images, bytes | str | os.PathLike) else images
-        parts = [("file", (f"{number}", content_of(photo))) for number, photo in enumerate(photos)]
-        params = {"name": name, "pick": pick, "accept_quality": accept_quality, "accept_conflict": accept_conflict}
-        headers = {"idempotency-key": _header(request_key or uuid.uuid4().hex)}
-        path = _person(gallery, identity) + "/faces"
-        return read_enrolled(self._call("POST", path, files=parts, params=params, headers=headers))
+        options = {"name": name, "pick": pick, "accept_quality": accept_quality, "accept_conflict": accept_conflict}
+        return self._send(calls.enroll(gallery, identity, images, request_key, options))
 
     def delete_face(self, gallery: str, identity: str, face_id: int) -> Receipt:
         """Erase one face of a person, who stays.
 
         If the answer of an attempt was lost and the face is not there then, the receipt is empty.
         """
-        return self._erase(f"{_person(gallery, identity)}/faces/{face_id}", "no_such_face", gallery, identity)
+        return self._send(calls.delete_face(gallery, identity, face_id))
 
     def recognize(
         self, gallery: str, image: Image, *, threshold: float | None = None, candidates: int = 0, **search: Any
@@ -184,11 +145,7 @@ class GalleryClient(Connection):
             candidates: people that each face is most like, 0 to 20.
             search: confidence, smallest_face, rotated: see `cnnray.config.FaceSearchConfig`.
         """
-        params = {**search, "candidates": candidates} | ({} if threshold is None else {"threshold": threshold})
-        path = _gallery(gallery) + "/recognize"
-        return read_recognized(
-            self._call("POST", path, content=content_of(image), params=params, headers=OCTETS),
-        )
+        return self._send(calls.recognize(gallery, image, threshold, candidates, search))
 
     def verify_identity(
         self,
@@ -208,38 +165,4 @@ class GalleryClient(Connection):
             pick: which face of a photo with several: "largest", "central", or "only", which refuses it.
             search: as of `recognize`.
         """
-        _segment(gallery), _segment(identity)
-        params = {**search, "pick": pick, "gallery": gallery, "identity": identity}
-        params |= {} if threshold is None else {"threshold": threshold}
-        path = "/v1/faces/verify"
-        return read_claim(self._call("POST", path, content=content_of(image), params=params, headers=OCTETS))
-
-    def _erase(self, path: str, gone: str, gallery: str, identity: str) -> Receipt:
-        try:
-            return read(Receipt, self._call("DELETE", path, done=(gone,)))
-        except DoneBefore:
-            return Receipt(gallery, identity)
-
-
-def _gallery(name: str) -> str:
-    return f"{_ALL}/{_segment(name)}"
-
-
-def _person(gallery: str, identity: str) -> str:
-    return f"{_gallery(gallery)}/identities/{_segment(identity)}"
-
-
-def _header(text: str) -> str:
-    if not text.isascii() or not text.isprintable():
-        raise OptionError(f"expected printable ASCII characters as request_key, got {text!r}")
-    return text
-
-
-def _segment(text: str) -> str:
-    """A name or id as a part of a path. An id ".." is escaped, too: a path that ends in it is that of the gallery."""
-    if not text:
-        raise OptionError("expected a name or an id, got an empty one")
-    try:
-        return quote(text, safe="").replace(".", "%2E")
-    except UnicodeEncodeError as error:
-        raise OptionError(f"expected a name or an id, got half a character in {text!r}") from error
+        return self._send(calls.verify_identity(gallery, identity, image, threshold, pick, search))

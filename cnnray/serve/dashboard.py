@@ -42,8 +42,8 @@ def check_joined(dashboard: str, *, trust: bool = False) -> None:
 def _open(dashboard: str, flag: str) -> OptionError:
     return OptionError(
         f"the dashboard at {dashboard} runs programs for whoever reaches it: start the cluster with "
-        f"RAY_AUTH_MODE=token, or its dashboard on loopback (ssh -L 8265:127.0.0.1:8265 HOST), or say {flag} where something else "
-        "decides who reaches it"
+        "RAY_AUTH_MODE=token, or its dashboard on loopback (ssh -L 8265:127.0.0.1:8265 HOST), or say "
+        f"{flag} where something else decides who reaches it"
     )
 
 
