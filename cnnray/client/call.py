@@ -132,7 +132,9 @@ def _refusal(response: httpx.Response) -> ServiceError:
     """The problem+json of `response` as an error; other bodies (a proxy's, another program's) by their status."""
     body = _json_object(response) or {}
     fields = {name: value for name, value in body.items() if isinstance(value, str)}
-    kind = Passing if response.status_code in _NOT_NOW else ServiceError
+    # the service's own 500 is a problem with a code; one without is of the proxy, whose replica died on the request
+    lost = response.status_code == 500 and "code" not in fields
+    kind = Passing if lost or response.status_code in _NOT_NOW else ServiceError
     error = kind(
         f"{response.request.url.path} answered {response.status_code}: "
         f"{fields.get('detail') or response.text[:200] or response.reason_phrase}",

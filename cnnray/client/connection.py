@@ -21,7 +21,7 @@ class Connection:
         url: where the service is, "http://127.0.0.1:8000".
         timeout: seconds that one attempt may take.
         patience: seconds, from a call's first attempt, within which it is tried again after a 429, 502, 503, 504 (not
-            before their Retry-After) or a broken connection; 0 tries once.
+            before their Retry-After), a broken connection or a proxy's 500; 0 tries once.
         key: that the service asks for; None takes what the environment has as CNNRAY_API_KEY, "" shows none.
 
     Raises:

@@ -201,6 +201,13 @@ def test_not_now_is_tried_again(status):
     assert len(server.seen) == 2
 
 
+@pytest.mark.parametrize("body", [b"Internal Server Error", b"", b"[1]"])
+def test_a_fault_of_the_proxy_is_tried_again(body):
+    with Scripted((500, {}, body), OK) as server, Client(server.url) as client:
+        assert client.classify(b"x").label == "cat"
+    assert len(server.seen) == 2
+
+
 @pytest.mark.parametrize("status", [400, 404, 413, 422, 500])
 def test_other_errors_are_final_and_carry_code_and_request_id(status):
     with Scripted(refuse(status, code="truncated")) as server, Client(server.url) as client:
