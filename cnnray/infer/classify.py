@@ -52,7 +52,7 @@ class Classifier:
         extractor: images_NCHW uint8 to features [N, D].
         head: features [N, D] to logits [N, K].
         card: the checkpoint's.
-        device, compile, precision, threads: as in `load`.
+        device, compile, precision, threads, few: as in `load`.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Classifier:
         compile: bool = False,
         precision: str = "auto",
         threads: int = 0,
+        few: int = 0,
     ) -> None:
         self.card = card
         self.device = choose_device(device)
@@ -74,10 +75,21 @@ class Classifier:
         self._extractor = extractor.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
         self._head = head.eval().requires_grad_(False).to(self.device)
         self._features: Callable[[Tensor], Tensor] = self._compiled() if compile else self._eager()
+        self._few, self._features_of_few = few, self._eager() if compile and few else self._features
+        if compile:  # in the threads and the mode in which it will run: each is compiled for
+            size = card.input["size"]
+            self.probabilities(torch.zeros(CPU_BATCH * self._threads, 3, size, size, dtype=torch.uint8))
 
     @classmethod
     def load(
-        cls, uri: str, *, device: str = "auto", compile: bool = False, precision: str = "auto", threads: int = 0
+        cls,
+        uri: str,
+        *,
+        device: str = "auto",
+        compile: bool = False,
+        precision: str = "auto",
+        threads: int = 0,
+        few: int = 0,
     ) -> Self:
         """The classifier of a checkpoint, which needs nothing else: the backbone's weights are in it.
 
@@ -87,13 +99,16 @@ class Classifier:
             compile: torch.compile the backbone: minutes to start, worth it for many thousands of images.
             precision: "float32", "bfloat16", or "auto" (bfloat16 where the hardware multiplies it natively).
             threads: cores to use; 0 is all that the process may use.
+            few: images of which a core gets at most so many at once go uncompiled, which is sooner done: what is
+                compiled is for batches of CPU_BATCH. An image's last bits then depend on how many came with it.
 
         Raises:
             CheckpointError: absent, cut short, changed, of another task, or of an architecture that does not fit.
             OptionError: a device that is not there.
         """
         extractor, head, card = load_parts(uri)
-        return cls(extractor, head, card, device=device, compile=compile, precision=precision, threads=threads)
+        options: dict[str, Any] = {"device": device, "compile": compile, "precision": precision}
+        return cls(extractor, head, card, threads=threads, few=few, **options)
 
     @property
     def name(self) -> str:
@@ -173,7 +188,8 @@ class Classifier:
 
     def _forward(self, images: Tensor) -> Tensor:
         with torch.inference_mode():  # belongs to the thread, so it is set here and not once
-            return torch.softmax(self._head(self._features(images)), dim=1).cpu()
+            features = self._features_of_few if len(images) <= self._few else self._features
+            return torch.softmax(self._head(features(images)), dim=1).cpu()
 
     def _eager(self) -> Callable[[Tensor], Tensor]:
         low = self.precision == "bfloat16"

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from ray import serve
 
 from cnnray.config import ServeConfig
+from cnnray.serve.batching import Batcher
 from cnnray.serve.metrics import BatchMetrics
 
 _SCALE_UP_SECONDS = 3.0
@@ -30,11 +31,22 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """One image in the queue of its replica; `came` in seconds of time.perf_counter, `option` as the model has it."""
+    """One image in the queue of its replica.
+
+    Attributes:
+        image, option: as the model has them.
+        came: when it came to the replica, in seconds of time.perf_counter.
+        asked: when its request came to the service, in seconds of time.time; None has no end of its patience.
+    """
 
     image: bytes
     option: Any
     came: float
+    asked: float | None = None
+
+
+class Overdue:
+    """In place of a result: the job waited so long for its turn that nothing was made of it."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +67,22 @@ class Replica:
         self.model = model
         self._metrics = BatchMetrics(type(self).__name__)
         model.self_test()
-        batch = serve.batch(max_batch_size=config.max_batch_size, batch_wait_timeout_s=config.batch_wait_ms / 1000)
-        self._batched = batch(self._run)
+        self._max_wait_s = config.max_wait_s
+        self._batcher = Batcher(
+            self._run,
+            most=config.max_batch_size,
+            wait_s=config.batch_wait_ms / 1000,
+            overdue=self._is_overdue,
+            refuse=self._refuse,
+        )
 
     def answer(self, jobs: Sequence[Job]) -> list[Any]:
         """One result for each job, or its ImageError; in a thread of its own."""
         raise NotImplementedError
 
-    async def ask(self, image: bytes, option: Any) -> Done:
-        """Answer within a batch of whatever else is waiting."""
-        done: Done = await self._batched(Job(image, option, time.perf_counter()))
-        return done
+    async def ask(self, image: bytes, option: Any, asked: float | None = None) -> Done:
+        """Answer within a batch of whatever else is waiting; `asked` as of `Job`."""
+        return await self._batcher.ask(Job(image, option, time.perf_counter(), asked))
 
     async def self_test(self) -> None:
         """Answer, or raise."""
@@ -84,6 +101,12 @@ class Replica:
             Done(self.model.name, result, len(jobs), queue_ms, took)
             for result, queue_ms in zip(results, waited, strict=True)
         ]
+
+    def _is_overdue(self, job: Job) -> bool:
+        return job.asked is not None and time.time() - job.asked > self._max_wait_s
+
+    def _refuse(self, job: Job) -> Done:
+        return Done(self.model.name, Overdue(), 0, 1000 * (time.perf_counter() - job.came), 0.0)
 
 
 def deploy(name: str, replica: type[Replica], config: ServeConfig) -> Any:
