@@ -45,6 +45,8 @@ def resize_image(image_CHW: Tensor, height: int, width: int, interpolation: str)
     """Antialiased resize of uint8 [C, H, W] to [C, height, width]; `interpolation` is "bilinear" or "bicubic"."""
     if interpolation not in INTERPOLATIONS:
         raise UnknownNameError("interpolation", interpolation, INTERPOLATIONS)
+    if image_CHW.shape[-1] == 1:  # contiguous columns of one pixel fail an assertion in PyTorch's kernel, these do not
+        image_CHW = image_CHW.permute(1, 2, 0).contiguous().permute(2, 0, 1)
     resized: Tensor = F.resize(image_CHW, [height, width], interpolation=INTERPOLATIONS[interpolation], antialias=True)
     return resized
 

@@ -25,6 +25,7 @@ from cnnray.ops.transforms import (
     adjust_contrast,
     grayscale,
     horizontal_flip,
+    resize_image,
     vertical_flip,
 )
 from cnnray.report import augmentation_grid
@@ -466,3 +467,9 @@ def test_the_grid_shows_every_augmentation_once():
     tiles = [axes.images[0].get_array() for axes in figure.axes]
     assert all(np.ptp(tile) > 50 for tile in tiles)
     assert all(not np.array_equal(tiles[0], tile) for tile in tiles[1:])
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 1), (3, 1, 8), (3, 500, 1)])
+def test_pictures_one_pixel_wide_can_be_resized(shape):
+    image = torch.arange(3, dtype=torch.uint8)[:, None, None].mul(80).expand(shape).contiguous()
+    assert resize_image(image, 1, 1, "bilinear").flatten().tolist() == [0, 80, 160]
