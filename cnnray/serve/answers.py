@@ -10,13 +10,29 @@ from fastapi import Request
 from pydantic import BaseModel
 
 from cnnray.errors import CnnrayError, ImageError
-from cnnray.serve.problems import Refusal
-from cnnray.serve.replica import Done
+from cnnray.serve.problems import RETRY_SOON, Refusal
+from cnnray.serve.replica import Done, Overdue
 from cnnray.serve.schemas import Fault, Timings
 
 PNG = "image/png"
-MAX_IMAGES = 16
 _MAX_HEADER = 6000  # bytes; servers and proxies refuse headers above 8 KiB
+
+
+async def ask_one(model: Any, image: bytes, option: Any, *, patient: bool = False) -> Done:
+    """What a model makes of an image.
+
+    Args:
+        model: its handle.
+        patient: waits for its turn as long as that takes.
+
+    Raises:
+        Refusal: its turn did not come in time.
+    """
+    done: Done = await model.ask.remote(image, option, None if patient else time.time())
+    if isinstance(done.result, Overdue):
+        detail = f"the image waited {done.queue_ms / 1000:.1f} seconds and its turn had not come: too many are asking"
+        raise Refusal(503, "busy", detail, RETRY_SOON)
+    return done
 
 
 async def ask_all(request: Request, name: str, images: Sequence[bytes], option: Any) -> list[Done]:
@@ -24,9 +40,12 @@ async def ask_all(request: Request, name: str, images: Sequence[bytes], option: 
 
     Raises:
         ImageError: of an image alone; of several, a bad one has its error in its place.
+        Refusal: the turn of the first did not come in time.
     """
     model = request.app.state.models[name]
-    done: list[Done] = await asyncio.gather(*(model.ask.remote(image, option) for image in images))
+    # the first one's turn decides whether there is time for the request; the others wait behind it
+    asked = (ask_one(model, image, option, patient=number > 0) for number, image in enumerate(images))
+    done: list[Done] = await asyncio.gather(*asked)
     if len(done) == 1 and isinstance(done[0].result, ImageError):
         raise done[0].result
     return done

@@ -13,15 +13,16 @@ from cnnray.infer import detect
 from cnnray.ops.decode import decode
 from cnnray.ops.draw import draw_boxes
 from cnnray.ops.overlay import png
-from cnnray.serve.answers import MAX_IMAGES, PNG, ask_all, fault, header, refuse_several, timings
+from cnnray.serve.answers import PNG, ask_all, fault, header, refuse_several, timings
+from cnnray.serve.openapi import IMAGE, errors, figures, picture
 from cnnray.serve.replica import Job, Replica
 from cnnray.serve.schemas import Detections, Object, Searched
-from cnnray.serve.uploads import OPENAPI_BODIES, read_images
+from cnnray.serve.uploads import MAX_IMAGES, OPENAPI_BODIES, read_images
 
 NAME = "detector"
 MAX_OBJECTS = 1000
 
-router = APIRouter()
+router = APIRouter(tags=["objects"])
 
 
 def search_of(
@@ -29,7 +30,15 @@ def search_of(
     overlap: Annotated[float, Query(ge=0, le=1, description="largest IoU of two boxes of one class")] = 0.5,
     suppression: Annotated[Literal["hard", "soft"], Query(description="of repeated boxes")] = "hard",
     most: Annotated[int, Query(ge=1, le=MAX_OBJECTS, description="objects of an image")] = 300,
-    slice: Annotated[int, Query(ge=0, le=4096, description="side in px of slices of large images; 0: none")] = 0,
+    slice: Annotated[
+        int,
+        Query(
+            ge=0,
+            le=4096,
+            description="side in px of slices of large images, at least 64; 0: none",
+            json_schema_extra={"anyOf": [{"const": 0}, {"minimum": 64}]},
+        ),
+    ] = 0,
 ) -> SearchConfig:
     """What a request asks for."""
     return SearchConfig(confidence=confidence, overlap=overlap, suppression=suppression, most=most, slice=slice)
@@ -40,7 +49,10 @@ def search_of(
     summary="The objects in one image or in several",
     openapi_extra={"requestBody": OPENAPI_BODIES},
     response_model=Detections,
-    responses={200: {"content": {PNG: {"schema": {"type": "string", "format": "binary"}}}}},
+    responses={
+        200: {"content": picture(PNG), "headers": figures("x-detections", "Detections")},
+        **errors(*IMAGE, "one_image_to_draw", "bad_option"),
+    },
 )
 async def detect_objects(
     request: Request,

@@ -1,7 +1,8 @@
 """What the endpoints of faces answer as JSON."""
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from cnnray.serve import examples
 from cnnray.serve.schemas import Fault, Timings
 
 
@@ -19,6 +20,8 @@ class Quality(BaseModel):
 
 class Face(BaseModel):
     """One face in an image."""
+
+    model_config = ConfigDict(json_schema_extra=examples.shown(examples.face))
 
     box: list[float] = Field(description="left, top, right and bottom in px of the upright image")
     confidence: float = Field(description="of the detector; above 0 where it is sure, seldom above 1.2")
@@ -43,6 +46,8 @@ class SearchedPhoto(BaseModel):
 class FaceDetections(BaseModel):
     """The answer of /v1/faces/detect."""
 
+    model_config = ConfigDict(json_schema_extra=examples.shown(examples.face_detections))
+
     model: str = Field(description="name of the model that answered, as /v1/models lists it")
     images: list[SearchedPhoto] = Field(description="one for each image of the request, in their order")
     batch_size: int = Field(description="images that shared a batch")
@@ -52,6 +57,8 @@ class FaceDetections(BaseModel):
 
 class FaceVerification(BaseModel):
     """The answer of /v1/faces/verify."""
+
+    model_config = ConfigDict(json_schema_extra=examples.shown(examples.face_verification))
 
     model: str = Field(description="name of the model that answered, as /v1/models lists it")
     same: bool = Field(description="whether the two faces are taken as one person's")

@@ -24,19 +24,20 @@ from cnnray.infer.gallery.rows import Contract
 from cnnray.ops.decode import decode
 from cnnray.ops.overlay import png
 from cnnray.serve import galleries
-from cnnray.serve.answers import MAX_IMAGES, PNG, ask_all, fault, header, refuse_several, timings
+from cnnray.serve.answers import PNG, ask_all, fault, header, refuse_several, timings
 from cnnray.serve.face_schemas import Face, FaceDetections, FaceVerification, SearchedPhoto
 from cnnray.serve.gallery_schemas import ClaimedVerification, KnownPerson, SearchTimings
+from cnnray.serve.openapi import IMAGE, errors, figures, picture
 from cnnray.serve.problems import Refusal
 from cnnray.serve.replica import Job, Replica
-from cnnray.serve.uploads import OPENAPI_BODIES, openapi_named, read_field, read_images, read_named_images
+from cnnray.serve.uploads import MAX_IMAGES, OPENAPI_BODIES, openapi_claim, read_field, read_images, read_named_images
 
 NAME = "faces"
 MAX_FACES = 500
 PAIR = ("first", "second")
 _NO_CROP = np.zeros((0, 0, 3), np.uint8)
 
-router = APIRouter()
+router = APIRouter(tags=["faces"])
 
 
 class Wanted(NamedTuple):
@@ -64,7 +65,10 @@ Search = Annotated[FaceSearchConfig, Depends(search_of)]
     summary="The faces in one image or in several",
     openapi_extra={"requestBody": OPENAPI_BODIES},
     response_model=FaceDetections,
-    responses={200: {"content": {PNG: {"schema": {"type": "string", "format": "binary"}}}}},
+    responses={
+        200: {"content": picture(PNG), "headers": figures("x-faces", "FaceDetections")},
+        **errors(*IMAGE, "one_image_to_draw"),
+    },
 )
 async def detect_faces(
     request: Request,
@@ -99,21 +103,39 @@ async def detect_faces(
 @router.post(
     "/v1/faces/verify",
     summary="Whether two images show the same person, or one shows somebody of a gallery",
-    openapi_extra={"requestBody": openapi_named(PAIR)},
+    openapi_extra={"requestBody": openapi_claim(PAIR, "`gallery` and `identity`")},
+    responses=errors(
+        *IMAGE,
+        "no_face",
+        "several_faces",
+        "bad_name",
+        "no_gallery",
+        "no_identity",
+        "model_mismatch",
+        "record_unavailable",
+    ),
 )
 async def verify_faces(
     request: Request,
     search: Search,
     threshold: Annotated[
         float | None,
-        Query(ge=-1, le=2, allow_inf_nan=False, description="see the answer's; without it, the model's own"),
+        Query(
+            ge=-1,
+            le=2,
+            allow_inf_nan=False,
+            description="see the answer's; without it, the model's own",
+            examples=[0.6],
+        ),
     ] = None,
     pick: Annotated[
         Literal["largest", "central", "only"],
         Query(description="which face of an image with several; only: such an image is refused"),
     ] = "largest",
-    gallery: Annotated[str, Query(description="with `identity`: of which gallery")] = "",
-    identity: Annotated[str, Query(description="the id of whom the person claims to be, instead of `second`")] = "",
+    gallery: Annotated[str, Query(description="with `identity`: of which gallery", examples=["staff"])] = "",
+    identity: Annotated[
+        str, Query(description="the id of whom the person claims to be, instead of `second`", examples=["e-1042"])
+    ] = "",
 ) -> FaceVerification | ClaimedVerification:
     """Compares one face of the image in the form's field `first` with one of that in the field `second`.
 

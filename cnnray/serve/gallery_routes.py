@@ -19,12 +19,13 @@ from cnnray.infer.gallery.results import Enrollment, Match, Person, Recognition,
 from cnnray.infer.gallery.rows import Contract, FaceRow, IdentityRow
 from cnnray.serve import faces
 from cnnray.serve import gallery_schemas as schemas
-from cnnray.serve.answers import MAX_IMAGES, ask_all, fault, timings
+from cnnray.serve.answers import ask_all, fault, timings
 from cnnray.serve.faces import Search, Wanted
 from cnnray.serve.galleries import ask, ask_timed
+from cnnray.serve.openapi import BODY, IMAGE, MODEL, errors
 from cnnray.serve.problems import Refusal
 from cnnray.serve.replica import Done
-from cnnray.serve.uploads import OPENAPI_BODIES, read_images
+from cnnray.serve.uploads import MAX_IMAGES, OPENAPI_BODIES, read_images
 
 MAX_CANDIDATES = 20
 _PATH = "/v1/galleries/{gallery}"
@@ -42,12 +43,16 @@ def refuse_slashes(request: Request) -> None:
         raise Refusal(422, "bad_name", "expected no '/' in a name or an id of the path, got an escaped one")
 
 
-def gallery_of(gallery: str) -> str:
+def gallery_of(
+    gallery: Annotated[str, Path(description="its name", examples=["staff"], json_schema_extra=schemas.GALLERY_NAME)],
+) -> str:
     """The gallery's name, if it can be one."""
     return names.check_gallery(gallery)
 
 
-def identity_of(identity: str) -> str:
+def identity_of(
+    identity: Annotated[str, Path(description="a person's id", examples=["e-1042"], json_schema_extra=schemas.ID)],
+) -> str:
     """The id of a person, if it can be one; in form NFC."""
     return names.check_identity(identity)
 
@@ -55,13 +60,17 @@ def identity_of(identity: str) -> str:
 Name = Annotated[str, Depends(gallery_of)]
 Key = Annotated[str, Depends(identity_of)]
 
-router = APIRouter(dependencies=[Depends(refuse_slashes)])
+_RECORD = (*MODEL, "record_unavailable")  # codes of all endpoints of galleries
+_GALLERY = (*_RECORD, "not_found", "bad_name", "no_gallery")  # of those of one gallery
+_ONE = (*_GALLERY, "no_identity")  # of those of one person
+
+router = APIRouter(dependencies=[Depends(refuse_slashes)], tags=["galleries"])
 
 
 # ---- galleries -------------------------------------------------------------------------------------------------------
 
 
-@router.get("/v1/galleries", summary="All galleries")
+@router.get("/v1/galleries", summary="All galleries", responses=errors(*_RECORD))
 async def list_galleries(request: Request) -> schemas.GalleryList:
     """By name, with their sizes."""
     found = await ask(request, "list_galleries")
@@ -69,20 +78,25 @@ async def list_galleries(request: Request) -> schemas.GalleryList:
     return schemas.GalleryList(galleries=rows)
 
 
-@router.post("/v1/galleries", status_code=201, summary="A new gallery")
+@router.post(
+    "/v1/galleries",
+    status_code=201,
+    summary="A new gallery",
+    responses=errors(*BODY, *_RECORD, "bad_name", "gallery_exists"),
+)
 async def create_gallery(request: Request, new: schemas.NewGallery) -> schemas.Gallery:
     """Empty, and bound to what embeds faces here; 409 gallery_exists if there is one of that name."""
     contract: Contract = await request.app.state.models[faces.NAME].contract.remote()
     return schemas.Gallery(**await ask(request, "create", new.name, contract, _policy(new.policy)))
 
 
-@router.get(_PATH, summary="One gallery")
+@router.get(_PATH, summary="One gallery", responses=errors(*_GALLERY))
 async def describe_gallery(request: Request, gallery: Name) -> schemas.Gallery:
     """What it is bound to, how large it is, its threshold and where that comes from."""
     return schemas.Gallery(**await ask(request, "use", gallery, "describe"))
 
 
-@router.delete(_PATH, summary="Drop a gallery with everybody in it")
+@router.delete(_PATH, summary="Drop a gallery with everybody in it", responses=errors(*_GALLERY))
 async def drop_gallery(request: Request, gallery: Name) -> schemas.DroppedGallery:
     """Its audit log stays."""
     return schemas.DroppedGallery(gallery=gallery, audit_hash=await ask(request, "drop", gallery))
@@ -91,17 +105,24 @@ async def drop_gallery(request: Request, gallery: Name) -> schemas.DroppedGaller
 # ---- people ----------------------------------------------------------------------------------------------------------
 
 
-@router.post(_PATH + "/identities", status_code=201, summary="Somebody new, without faces as yet")
+@router.post(
+    _PATH + "/identities",
+    status_code=201,
+    summary="Somebody new, without faces as yet",
+    responses=errors(*BODY, *_GALLERY, "identity_exists"),
+)
 async def add_identity(request: Request, gallery: Name, new: schemas.NewIdentity) -> schemas.Identity:
     """Not needed before an enrolment; 409 identity_exists if there is somebody of that id."""
     return _person(await ask(request, "use", gallery, "add", new.id, name=new.name, metadata=new.metadata))
 
 
-@router.get(_PATH + "/identities", summary="The people of a gallery")
+@router.get(_PATH + "/identities", summary="The people of a gallery", responses=errors(*_GALLERY, "invalid_parameter"))
 async def list_identities(
     request: Request,
     gallery: Name,
-    cursor: Annotated[str, Query(pattern="^[0-9]{0,18}$", description="from the page before this one")] = "",
+    cursor: Annotated[
+        str, Query(pattern="^[0-9]{0,18}$", description="from the page before this one", examples=["2"])
+    ] = "",
     limit: Annotated[int, Query(ge=1, le=1000, description="people of a page")] = 100,
 ) -> schemas.IdentityPage:
     """In the order in which they came, page by page."""
@@ -109,13 +130,13 @@ async def list_identities(
     return schemas.IdentityPage(identities=[_person(row) for row in found], cursor=str(rest) if rest else None)
 
 
-@router.get(_PERSON, summary="A person and the person's faces")
+@router.get(_PERSON, summary="A person and the person's faces", responses=errors(*_ONE))
 async def get_identity(request: Request, gallery: Name, identity: Key) -> schemas.IdentityDetail:
     """The faces without their embeddings."""
     return _detail(*await ask(request, "use", gallery, "get", identity))
 
 
-@router.patch(_PERSON, summary="Another name, or other metadata")
+@router.patch(_PERSON, summary="Another name, or other metadata", responses=errors(*BODY, *_ONE))
 async def update_identity(
     request: Request, gallery: Name, identity: Key, changes: schemas.Changes
 ) -> schemas.IdentityDetail:
@@ -123,26 +144,55 @@ async def update_identity(
     return _detail(*await ask(request, "update", gallery, identity, name=changes.name, metadata=changes.metadata))
 
 
-@router.delete(_PERSON, summary="Erase a person")
+@router.delete(_PERSON, summary="Erase a person", responses=errors(*_ONE))
 async def erase_identity(request: Request, gallery: Name, identity: Key) -> schemas.Receipt:
     """With name, metadata and faces; no search that begins afterwards finds the person."""
     return _receipt(await ask(request, "use", gallery, "erase", identity))
 
 
-@router.delete(_PERSON + "/faces/{face_id}", summary="Erase one face of a person")
+@router.delete(
+    _PERSON + "/faces/{face_id}",
+    summary="Erase one face of a person",
+    responses=errors(*_ONE, "invalid_parameter", "no_such_face"),
+)
 async def delete_face(
-    request: Request, gallery: Name, identity: Key, face_id: Annotated[int, Path(ge=1, le=_BIGGEST)]
+    request: Request,
+    gallery: Name,
+    identity: Key,
+    face_id: Annotated[int, Path(ge=1, le=_BIGGEST, description="of the person's `faces`", examples=[7])],
 ) -> schemas.Receipt:
     """The person stays, also without any face."""
     return _receipt(await ask(request, "use", gallery, "delete_face", identity, face_id))
 
 
-@router.post(_PERSON + "/faces", summary="Enrol faces of a person", openapi_extra={"requestBody": OPENAPI_BODIES})
+@router.post(
+    _PERSON + "/faces",
+    summary="Enrol faces of a person",
+    openapi_extra={"requestBody": OPENAPI_BODIES},
+    responses=errors(
+        *IMAGE,
+        *_GALLERY,
+        "no_face",
+        "several_faces",
+        "low_quality",
+        "identity_conflict",
+        "model_mismatch",
+        "key_reused",
+        "erased",
+    ),
+)
 async def enroll(
     request: Request,
     gallery: Name,
     identity: Key,
-    name: Annotated[str, Query(description="for people; without it, the present one, or the id")] = "",
+    name: Annotated[
+        str,
+        Query(
+            description="for people; without it, the present one, or the id",
+            examples=["Ada Lovelace"],
+            json_schema_extra=schemas.NAME,
+        ),
+    ] = "",
     pick: Annotated[
         Literal["largest", "central", "only"],
         Query(description="which face of an image with several; only: such an image is refused"),
@@ -150,7 +200,12 @@ async def enroll(
     accept_quality: Annotated[bool, Query(description="also pictures below the gallery's policy")] = False,
     accept_conflict: Annotated[bool, Query(description="also faces that somebody else is recognised by")] = False,
     idempotency_key: Annotated[
-        str, Header(description="a request that comes again with the same one is done once")
+        str,
+        Header(
+            description="a request that comes again with the same one is done once",
+            examples=["badge-77"],
+            json_schema_extra={"maxLength": 128},
+        ),
     ] = "",
 ) -> schemas.Enrolled:
     """One face of every image, of all of them or none; who is not in the gallery yet comes into it.
@@ -189,7 +244,10 @@ async def enroll(
 
 
 @router.post(
-    _PATH + "/recognize", summary="Who is in one image or in several", openapi_extra={"requestBody": OPENAPI_BODIES}
+    _PATH + "/recognize",
+    summary="Who is in one image or in several",
+    openapi_extra={"requestBody": OPENAPI_BODIES},
+    responses=errors(*IMAGE, *_GALLERY, "model_mismatch"),
 )
 async def recognize(
     request: Request,
@@ -197,7 +255,9 @@ async def recognize(
     search: Search,
     threshold: Annotated[
         float | None,
-        Query(ge=-1, le=1, allow_inf_nan=False, description="least score; without it, the gallery's own"),
+        Query(
+            ge=-1, le=1, allow_inf_nan=False, description="least score; without it, the gallery's own", examples=[0.85]
+        ),
     ] = None,
     candidates: Annotated[int, Query(ge=0, le=MAX_CANDIDATES, description="people that each face is most like")] = 0,
 ) -> schemas.Recognized:

@@ -3,17 +3,38 @@
 from dataclasses import fields
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, create_model
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, create_model
 
 from cnnray.config import QualityPolicy
+from cnnray.serve import examples
 from cnnray.serve.face_schemas import Face, Quality
 from cnnray.serve.schemas import Fault, Timings
 
+# What the document says of texts that `cnnray.infer.gallery.names` checks.
+GALLERY_NAME: dict[str, JsonValue] = {"pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"}
+_CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029"  # characters that are in no text
+_IN_ID = rf"/\\{_CONTROL}"  # and those that are in no id
+ID: dict[str, JsonValue] = {
+    "minLength": 1,
+    "maxLength": 128,
+    "pattern": rf"^(?!\.{{1,2}}$)[^\s{_IN_ID}]([^{_IN_ID}]*[^\s{_IN_ID}])?$",
+}
+NAME: dict[str, JsonValue] = {"maxLength": 200, "pattern": rf"^([^\s{_CONTROL}]([^{_CONTROL}]*[^\s{_CONTROL}])?)?$"}
+_SHARE: dict[str, JsonValue] = {"minimum": 0, "exclusiveMaximum": 1}
+_BOUNDS: dict[str, dict[str, JsonValue]] = {  # of a policy, that `QualityPolicy` checks
+    "min_inside": _SHARE,
+    "min_brightness": _SHARE,
+    "max_brightness": {"exclusiveMinimum": 0, "maximum": 1},
+}
+
 # Declared once, there; a name that is none of these is refused.
-_POLICY: dict[str, Any] = {field.name: (FiniteFloat, field.default) for field in fields(QualityPolicy)}
+_POLICY: dict[str, Any] = {
+    field.name: (FiniteFloat, Field(default=field.default, json_schema_extra=_BOUNDS.get(field.name)))
+    for field in fields(QualityPolicy)
+}
 Policy: Any = create_model(
     "Policy",
-    __config__=ConfigDict(extra="forbid"),
+    __config__=ConfigDict(extra="forbid", strict=True, json_schema_extra=examples.shown(examples.policy)),
     __doc__="Which pictures of faces are good enough to enrol.",
     **_POLICY,
 )
@@ -22,19 +43,21 @@ Policy: Any = create_model(
 class NewGallery(BaseModel):
     """What POST /v1/galleries is asked."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=examples.shown(examples.new_gallery))
 
-    name: str = Field(description="1 to 64 letters, digits, '_' or '-'")
+    name: str = Field(description="1 to 64 letters, digits, '_' or '-'", json_schema_extra=GALLERY_NAME)
     policy: Policy | None = Field(default=None, description="without it, the usual one")
 
 
 class NewIdentity(BaseModel):
     """Somebody without faces."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=examples.shown(examples.new_identity))
 
-    id: str = Field(description="by which you know the person: 1 to 128 characters, neither '/' nor '\\'")
-    name: str = Field(default="", description="for people; without it, the id")
+    id: str = Field(
+        description="by which you know the person: 1 to 128 characters, neither '/' nor '\\'", json_schema_extra=ID
+    )
+    name: str = Field(default="", description="for people; without it, the id", json_schema_extra=NAME)
     metadata: dict[str, Any] | None = Field(
         default=None, description="whatever you keep of a person, up to 10,000 bytes"
     )
@@ -43,14 +66,16 @@ class NewIdentity(BaseModel):
 class Changes(BaseModel):
     """What is to change of a person."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra=examples.shown(examples.changes))
 
-    name: str = Field(default="", description="without it, the present one stays")
+    name: str = Field(default="", description="without it, the present one stays", json_schema_extra=NAME)
     metadata: dict[str, Any] | None = Field(default=None, description="replaces the present; without it, that stays")
 
 
 class GallerySummary(BaseModel):
     """A gallery of a list."""
+
+    model_config = ConfigDict(json_schema_extra=examples.shown(examples.gallery_summary))
 
     name: str
     model: str = Field(description="what embedded its faces; no other's embeddings compare with them")
@@ -64,11 +89,15 @@ class GallerySummary(BaseModel):
 class GalleryList(BaseModel):
     """The answer of GET /v1/galleries."""
 
+    model_config = ConfigDict(json_schema_extra=examples.shown({"galleries": [examples.gallery_summary]}))
+
     galleries: list[GallerySummary]
 
 
 class Gallery(BaseModel):
     """One gallery."""
+
+    model_config = ConfigDict(json_schema_extra=examples.shown(examples.gallery))
 
     name: str
     model: str = Field(description="what embedded its faces; no other's embeddings compare with them")
@@ -86,12 +115,16 @@ class Gallery(BaseModel):
 class DroppedGallery(BaseModel):
     """The answer of DELETE /v1/galleries/{gallery}."""
 
+    model_config = ConfigDict(json_schema_extra=examples.shown(examples.dropped_gallery))
+
     gallery: str
     audit_hash: str = Field(description="of the last entry of its audit log, which stays")
 
 
 class Identity(BaseModel):
     """A person."""
+
+    model_config = ConfigDict(json_schema_extra=examples.shown(examples.identity))
 
     id: str
     name: str
@@ -103,6 +136,8 @@ class Identity(BaseModel):
 class StoredFace(BaseModel):
     """An enrolled face, without its embedding."""
 
+    model_config = ConfigDict(json_schema_extra=examples.shown(examples.stored_face))
+
     id: int
     source_sha256: str = Field(description="of the image's bytes")
     quality: dict[str, float]
@@ -112,11 +147,15 @@ class StoredFace(BaseModel):
 class IdentityDetail(Identity):
     """A person with faces."""
 
+    model_config = ConfigDict(json_schema_extra=examples.shown(examples.identity_detail))
+
     faces: list[StoredFace]
 
 
 class IdentityPage(BaseModel):
     """The answer of GET /v1/galleries/{gallery}/identities."""
+
+    model_config = ConfigDict(json_schema_extra=examples.shown({"identities": [examples.identity], "cursor": "2"}))
 
     identities: list[Identity] = Field(description="in the order in which they came")
     cursor: str | None = Field(description="for the next page; null after the last")
@@ -133,6 +172,8 @@ class PickedFace(BaseModel):
 class Enrolled(BaseModel):
     """What an enrolment did."""
 
+    model_config = ConfigDict(json_schema_extra=examples.shown(examples.enrolled))
+
     gallery: str
     identity: str
     face_ids: list[int] = Field(description="of the images' faces, in their order")
@@ -147,6 +188,8 @@ class Enrolled(BaseModel):
 
 class Receipt(BaseModel):
     """That somebody, or a face, was erased."""
+
+    model_config = ConfigDict(json_schema_extra=examples.shown(examples.receipt))
 
     gallery: str
     identity: str
@@ -172,6 +215,8 @@ class Candidate(KnownPerson):
 
 class RecognizedFace(Face):
     """A face, and whose it is."""
+
+    model_config = ConfigDict(json_schema_extra=examples.shown(examples.recognized_face))
 
     decision: str = Field(
         description="identified; unknown: nobody scores as high as the threshold; ambiguous: several do equally"
@@ -201,6 +246,8 @@ class SearchTimings(Timings):
 class Recognized(BaseModel):
     """The answer of /v1/galleries/{gallery}/recognize."""
 
+    model_config = ConfigDict(json_schema_extra=examples.shown(examples.recognized))
+
     model: str
     gallery: str
     gallery_version: int = Field(description="every change up to it was seen")
@@ -212,6 +259,8 @@ class Recognized(BaseModel):
 
 class ClaimedVerification(BaseModel):
     """The answer of /v1/faces/verify about somebody of a gallery."""
+
+    model_config = ConfigDict(json_schema_extra=examples.shown(examples.claimed_verification))
 
     model: str
     gallery: str

@@ -31,8 +31,9 @@ from cnnray.serve.console import console_router
 from cnnray.serve.guard import Guard
 from cnnray.serve.key_ring import KeyRing
 from cnnray.serve.metrics import RequestMetrics
-from cnnray.serve.problems import HANDLERS, PROBLEM_JSON, RETRY_SOON, Refusal
-from cnnray.serve.schemas import ModelInfo, Models, Problem, Status
+from cnnray.serve.openapi import MODEL, describe, errors
+from cnnray.serve.problems import HANDLERS, RETRY_SOON, Refusal
+from cnnray.serve.schemas import ModelInfo, Models, Status
 
 SELF_TEST_SECONDS = 5.0
 _CORS: dict[str, Any] = {
@@ -43,17 +44,17 @@ _CORS: dict[str, Any] = {
 ROUTERS = {part.NAME: part.router for part in (classify, detect, segment, faces, stylize)}
 _STORES = {galleries.NAME: gallery_routes.router, stylize_jobs.NAME: stylize_job_routes.router}
 
-router = APIRouter()
+router = APIRouter(tags=["service"])
 
 
-@router.get("/v1/health", summary="Whether the process lives")
-async def health() -> Status:
+@router.get("/v1/health", summary="Whether the process lives", responses=errors(open=True))
+async def get_health() -> Status:
     """Always "ok": an answer is the answer."""
     return Status(status="ok")
 
 
-@router.get("/v1/ready", summary="Whether every model answers")
-async def ready(request: Request) -> Status:
+@router.get("/v1/ready", summary="Whether every model answers", responses=errors("not_ready", open=True))
+async def get_readiness(request: Request) -> Status:
     """ "ready" when every model just passed a self-test, or passed one before and is too busy for another; else 503.
 
     Models that go when nobody asks them are not woken for it: they passed a self-test when they were deployed. The
@@ -78,8 +79,8 @@ async def ready(request: Request) -> Status:
     return Status(status="ready")
 
 
-@router.get("/v1/models", summary="The models behind the service")
-async def models(request: Request) -> Models:
+@router.get("/v1/models", summary="The models behind the service", responses=errors(*MODEL))
+async def list_models(request: Request) -> Models:
     """Name, task, weights and measured quality of every model."""
     state, found = request.app.state, []
     for name, handle in state.models.items():
@@ -91,8 +92,13 @@ async def models(request: Request) -> Models:
     return Models(models=found)
 
 
-@router.get("/metrics", summary="Counters and latencies for Prometheus", response_class=PlainTextResponse)
-async def all_metrics() -> PlainTextResponse:
+@router.get(
+    "/metrics",
+    summary="Counters and latencies for Prometheus",
+    response_class=PlainTextResponse,
+    responses=errors(),
+)
+async def get_metrics() -> PlainTextResponse:
     """Of all replicas on all nodes, in Prometheus' text form; some seconds old."""
     return PlainTextResponse(await metrics.gather(), media_type=metrics.TYPE)
 
@@ -104,13 +110,12 @@ def build_api(models: Mapping[str, Any], sleepers: Collection[str] = ()) -> Fast
 
     Its documentation page at /docs needs no internet: Swagger UI comes from the package fastapi-offline.
     """
-    errors = {"model": Problem, "description": "any error", "content": {PROBLEM_JSON: {}}}
     app = FastAPIOffline(
         title="cnnray",
         version=__version__,
         description="Trained vision models over HTTP.",
         redoc_url=None,
-        responses={"4XX": errors, "5XX": errors, 422: errors},
+        generate_unique_id_function=lambda route: route.name,
     )
     # A redirect to the path without its last "/" would turn an escaped "../" as an id into the path above it.
     app.router.redirect_slashes = False
@@ -122,6 +127,7 @@ def build_api(models: Mapping[str, Any], sleepers: Collection[str] = ()) -> Fast
         app.include_router((ROUTERS | _STORES)[name])
     for kind, handler in HANDLERS.items():
         app.add_exception_handler(kind, handler)
+    describe(app)
     return app
 
 

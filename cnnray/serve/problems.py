@@ -19,7 +19,74 @@ logger = logging.getLogger("ray.serve")
 
 PROBLEM_JSON = "application/problem+json"
 RETRY_SOON = {"retry-after": "1"}
-CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}
+CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}  # of refusals by the framework
+
+# Every code of every status that the service answers, and what it means to a person: docs/errors.md and the OpenAPI
+# document are made of it.
+MEANINGS: dict[int, dict[str, str]] = {
+    400: {
+        "bad_request": "The body cannot be read: a damaged form, one with too many fields or files, or text that is "
+        "not UTF-8.",
+        "bad_option": "A setting is out of its range, or does not fit the images or the other settings.",
+    },
+    401: {"unauthenticated": "The service asks for a key, and none came, or one that is unknown, revoked or expired."},
+    403: {
+        "insufficient_scope": "The key is not for this: it lacks the scope that `detail` names.",
+        "foreign_host": "Without keys the service answers only to names of its own machine.",
+        "foreign_origin": "Without keys the service takes no requests from web pages of other places.",
+    },
+    404: {
+        "not_found": "There is nothing at this path.",
+        "unknown_name": "There is no style of that name; `detail` lists those that there are.",
+        "no_gallery": "There is no gallery of that name, or the service keeps none.",
+        "no_identity": "The gallery has nobody of that id.",
+        "no_such_face": "The person has no face of that id.",
+        "no_job": "There is no job of that id; it may have been deleted.",
+    },
+    405: {"method_not_allowed": "The path exists, but not for this method; the header Allow lists those that it has."},
+    409: {
+        "gallery_exists": "There is a gallery of that name already.",
+        "identity_exists": "The gallery has somebody of that id already.",
+        "identity_conflict": "The face looks like somebody else of the gallery, whom the member `identity` names.",
+        "model_mismatch": "The gallery was made with another model; faces of two models cannot be compared.",
+        "key_reused": "The Idempotency-Key came before, with another request.",
+        "not_finished": "The painting is not there yet; ask again later, unless `detail` says that its job failed.",
+    },
+    410: {"erased": "The request was done before, and whom it enrolled was erased since; it is not done again."},
+    413: {"body_too_large": "The body has more bytes than the service takes; `detail` says how many that are."},
+    415: {"unsupported_media_type": "The header Content-Type names something that this path does not take."},
+    422: {
+        "invalid_parameter": "A parameter or a field of the body is missing, of another type or out of its range.",
+        "no_file": "The form lacks the image; `detail` names the field.",
+        "too_many_files": "A field of the form has more files than it may; `detail` names it.",
+        "one_image_to_draw": "With draw=true one image is answered at a time, and several came.",
+        "explain_label_alone": "The parameter explain_label came without explain=true.",
+        "not_explainable": "The network is of a kind whose answers cannot be explained.",
+        "unknown_name": "The model has no class of the name that explain_label has; `detail` lists those it has.",
+        "empty": "The image has no bytes.",
+        "not_an_image": "The bytes are no image.",
+        "unsupported_format": "The image is of a format, or of a kind, that is not read.",
+        "truncated": "The image's file ends too early.",
+        "corrupt": "The image's file is damaged.",
+        "too_large": "The image has too many pixels.",
+        "too_small": "The photo is too small to be painted.",
+        "animated": "The image has several frames or pages; a single picture is expected.",
+        "no_face": "There is no face in an image that should have one.",
+        "several_faces": "There are several faces in an image that should have one.",
+        "bad_name": "A name, an id or metadata of a gallery or person is not as it may be; `detail` says which.",
+        "low_quality": "The picture of the face is below the gallery's policy; the member `reasons` says why.",
+    },
+    429: {"rate_limited": "The key has had its requests of this minute; Retry-After says when there is another."},
+    500: {"internal": "The service failed; its log has more under the request's id."},
+    503: {
+        "busy": "More is waiting than the service takes on; ask again after Retry-After.",
+        "not_ready": "A model or a database did not pass its self-test; ask again after Retry-After.",
+        "model_unavailable": "The model went away while it worked, and is being started again.",
+        "record_unavailable": "The galleries' database cannot be reached; nothing that was acknowledged is lost.",
+        "too_many_jobs": "As many paintings are unfinished as are taken on; ask again when one is done.",
+    },
+    504: {"timeout": "The answer took longer than the service lets a request take, and was given up."},
+}  # fmt: skip
 
 
 class Refusal(HTTPException):
@@ -77,17 +144,27 @@ async def _on_cnnray_error(request: Request, error: Exception) -> Response:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    code = error.code if isinstance(error, Refusal) else CODES.get(error.status_code, "error")
-    return problem(error.status_code, code, str(error.detail), request.state.request_id, error.headers)
+    if isinstance(error, Refusal):
+        return problem(error.status_code, error.code, error.detail, request.state.request_id, error.headers)
+    detail = {
+        404: "path: there is nothing at this one",
+        405: f"method: this path does not take {request.method[:20]!r}; the header Allow names those that it takes",
+    }.get(error.status_code, f"body: {error.detail}")
+    code = CODES.get(error.status_code, "bad_request")
+    return problem(error.status_code, code, detail, request.state.request_id, error.headers)
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    faults = (
-        f"{' '.join(str(part) for part in fault['loc'])}: {fault['msg']}, got {str(fault['input'])[:100]!r}"
-        for fault in error.errors()[:5]
-    )
-    return problem(422, "invalid_parameter", "; ".join(faults), request.state.request_id)
+    return problem(422, "invalid_parameter", "; ".join(map(_told, error.errors()[:5])), request.state.request_id)
+
+
+def _told(fault: Mapping[str, Any]) -> str:
+    """A fault of a request that FastAPI found: where it is, what was expected, what came."""
+    if fault["type"] == "json_invalid":
+        return f"body: expected JSON, but at character {fault['loc'][-1]}: {fault['ctx']['error']}"
+    where = " ".join(str(part) for part in fault["loc"])
+    return f"{where}: {fault['msg']}, got {str(fault['input'])[:100]!r}"
 
 
 async def _on_back_pressure(request: Request, error: Exception) -> Response:

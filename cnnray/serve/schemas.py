@@ -2,11 +2,15 @@
 
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
+
+from cnnray.serve import examples
 
 
 class Problem(BaseModel):
     """An error (RFC 9457); `code` is for programs, `detail` for people."""
+
+    model_config = ConfigDict(json_schema_extra=examples.shown(examples.problem))
 
     type: str = "about:blank"
     title: str = Field(description="the HTTP status in words")
@@ -72,6 +76,8 @@ class Explanation(BaseModel):
 class Classification(BaseModel):
     """The answer of /v1/classify."""
 
+    model_config = ConfigDict(json_schema_extra=examples.shown(examples.classification))
+
     model: str = Field(description="name of the model that answered, as /v1/models lists it")
     label: str = Field(description="the most probable class")
     probability: float = Field(description="its softmax probability in [0, 1]")
@@ -92,6 +98,8 @@ class ClassShare(BaseModel):
 
 class Segmentation(BaseModel):
     """The figures of /v1/segment."""
+
+    model_config = ConfigDict(json_schema_extra=examples.shown(examples.segmentation))
 
     model: str = Field(description="name of the model that answered, as /v1/models lists it")
     height: int = Field(description="of the class map in pixels: that of the image, upright")
@@ -130,6 +138,8 @@ class Searched(BaseModel):
 class Detections(BaseModel):
     """The answer of /v1/detect."""
 
+    model_config = ConfigDict(json_schema_extra=examples.shown(examples.detections))
+
     model: str = Field(description="name of the model that answered, as /v1/models lists it")
     images: list[Searched] = Field(description="one for each image of the request, in their order")
     batch_size: int = Field(description="images that shared a batch")
@@ -139,6 +149,8 @@ class Detections(BaseModel):
 
 class Stylized(BaseModel):
     """The figures of /v1/stylize."""
+
+    model_config = ConfigDict(json_schema_extra=examples.shown(examples.stylized))
 
     model: str = Field(description="name of the model that answered, as /v1/models lists it")
     height: int = Field(description="of the painting in pixels")
@@ -151,6 +163,8 @@ class Stylized(BaseModel):
 
 class ModelInfo(BaseModel):
     """One model behind the service."""
+
+    model_config = ConfigDict(json_schema_extra=examples.shown(examples.model))
 
     name: str = Field(description="backbone and first digits of the weights' sha256; changes when the weights do")
     task: str
@@ -165,10 +179,14 @@ class ModelInfo(BaseModel):
 class Models(BaseModel):
     """The answer of /v1/models."""
 
+    model_config = ConfigDict(json_schema_extra=examples.shown(examples.models))
+
     models: list[ModelInfo]
 
 
 class Status(BaseModel):
     """The answer of /v1/health and /v1/ready."""
+
+    model_config = ConfigDict(json_schema_extra=examples.shown(examples.status))
 
     status: str

@@ -13,14 +13,16 @@ from cnnray.errors import ImageError
 from cnnray.infer import segment
 from cnnray.ops.decode import decode
 from cnnray.ops.overlay import overlay, png
-from cnnray.serve.replica import Done, Job, Replica
+from cnnray.serve.answers import ask_one
+from cnnray.serve.openapi import IMAGE, errors, figures, picture
+from cnnray.serve.replica import Job, Replica
 from cnnray.serve.schemas import ClassShare, Segmentation, Timings
 from cnnray.serve.uploads import OPENAPI_BODY, read_image
 
 NAME = "segmenter"
 PNG = "image/png"
 
-router = APIRouter()
+router = APIRouter(tags=["segments"])
 
 
 @router.post(
@@ -28,7 +30,10 @@ router = APIRouter()
     summary="The class of every pixel of one image",
     openapi_extra={"requestBody": OPENAPI_BODY},
     response_model=Segmentation,
-    responses={200: {"content": {PNG: {"schema": {"type": "string", "format": "binary"}}}}},
+    responses={
+        200: {"content": picture(PNG), "headers": figures("x-segmentation", "Segmentation")},
+        **errors(*IMAGE),
+    },
 )
 async def segment_image(
     request: Request,
@@ -42,7 +47,7 @@ async def segment_image(
     """
     began = time.perf_counter()
     image = await read_image(request)
-    done: Done = await request.app.state.models[NAME].ask.remote(image, "json" if format == "json" else draw)
+    done = await ask_one(request.app.state.models[NAME], image, "json" if format == "json" else draw)
     if isinstance(done.result, ImageError):
         raise done.result
     found: Drawn = done.result

@@ -17,19 +17,19 @@ from cnnray.errors import CnnrayError, ImageError
 from cnnray.infer import fast_stylize
 from cnnray.ops.overlay import encode, jpeg
 from cnnray.ops.style_pictures import draw_sample
-from cnnray.serve.answers import timings, unless_error
+from cnnray.serve.answers import ask_one, timings, unless_error
+from cnnray.serve.openapi import IMAGE, MODEL, errors, figures, picture
 from cnnray.serve.problems import Refusal
-from cnnray.serve.replica import Done, Job, Replica
+from cnnray.serve.replica import Job, Replica
 from cnnray.serve.schemas import Stylized
 from cnnray.serve.uploads import OPENAPI_BODY, read_image
 
 NAME = "painter"
 MAX_SIDE = 4096
 TYPES = {"jpg": "image/jpeg", "png": "image/png"}
-_PICTURE = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in TYPES.values()}
 _PREVIEW_SIDE = 240
 
-router = APIRouter()
+router = APIRouter(tags=["paintings"])
 
 
 @router.post(
@@ -37,11 +37,21 @@ router = APIRouter()
     summary="One photo painted in a style, or in a blend of several",
     openapi_extra={"requestBody": OPENAPI_BODY},
     response_class=Response,
-    responses={200: {"content": _PICTURE}},
+    responses={
+        200: {"content": picture(*TYPES.values()), "headers": figures("x-stylize", "Stylized", required=True)},
+        **errors(*IMAGE, "too_small", "bad_option", (404, "unknown_name")),
+    },
 )
 async def stylize_image(
     request: Request,
-    style: Annotated[list[str], Query(description="NAME, or NAME:SHARE; several are blended", max_length=16)],
+    style: Annotated[
+        list[str],
+        Query(
+            description="NAME, or NAME:SHARE; several are blended",
+            max_length=16,
+            examples=[["stained_glass"], ["stained_glass:0.7", "mosaic:0.3"]],
+        ),
+    ],
     strength: Annotated[float, Query(ge=0, le=1, description="share of the painting; the rest is the photo")] = 1.0,
     keep_colors: Annotated[bool, Query(description="only light and dark are painted")] = False,
     longest_side: Annotated[int, Query(ge=64, le=MAX_SIDE, description="px; larger photos are made smaller")] = 1024,
@@ -55,7 +65,7 @@ async def stylize_image(
     began = time.perf_counter()
     image = await read_image(request)
     wish = Wish(_shares(style), strength, keep_colors, longest_side, format)
-    done: Done = await request.app.state.models[NAME].ask.remote(image, wish)
+    done = await ask_one(request.app.state.models[NAME], image, wish)
     painted: Painted = unless_error(done.result)
     body = Stylized(
         model=done.model,
@@ -73,9 +83,15 @@ async def stylize_image(
     "/v1/stylize/styles/{style}",
     summary="What a style looks like",
     response_class=Response,
-    responses={200: {"content": {TYPES["jpg"]: _PICTURE[TYPES["jpg"]]}}},
+    responses={
+        200: {"content": picture(TYPES["jpg"])},
+        **errors(*MODEL, "not_found", "invalid_parameter", (404, "unknown_name")),
+    },
 )
-async def preview_style(request: Request, style: Annotated[str, Path(max_length=100)]) -> Response:
+async def preview_style(
+    request: Request,
+    style: Annotated[str, Path(max_length=100, description="its name", examples=["stained_glass"])],
+) -> Response:
     """A small picture in that style, as JPEG."""
     content = unless_error(await request.app.state.models[NAME].preview.remote(style))
     return Response(content, media_type=TYPES["jpg"], headers={"cache-control": "max-age=3600"})

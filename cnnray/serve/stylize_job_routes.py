@@ -4,11 +4,13 @@ from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from cnnray.config import StylizeConfig
 from cnnray.infer.stylize_jobs import JobProgress, StylizeRequest
+from cnnray.serve import examples
 from cnnray.serve.answers import unless_error
+from cnnray.serve.openapi import IMAGE, MODEL, errors, picture
 from cnnray.serve.stylize_jobs import NAME
 from cnnray.serve.uploads import openapi_grouped, read_grouped_images
 
@@ -18,13 +20,18 @@ _JOB = _PATH + "/{job}"
 _FIELDS = {"file": 1, "style": MAX_STYLES, "mask": 1}
 _NEEDED = ("file", "style")
 _DEFAULT = StylizeConfig()
-Job = Annotated[str, Path(max_length=100, description="its id")]
+_WEIGHTS: dict[str, JsonValue] = {"items": {"type": "number", "minimum": 0}}
+_ONE = (*MODEL, "not_found", "invalid_parameter", "no_job")  # codes of the endpoints of one job
+_LOCATION = {"location": {"description": "path of the job", "required": True, "schema": {"type": "string"}}}
+Job = Annotated[str, Path(max_length=100, description="its id", examples=[examples.EXAMPLE_JOB_ID])]
 
-router = APIRouter()
+router = APIRouter(tags=["painting jobs"])
 
 
 class StylizeJob(BaseModel):
     """A painting job."""
+
+    model_config = ConfigDict(json_schema_extra=examples.shown(examples.stylize_job))
 
     id: str
     state: Literal["queued", "running", "done", "failed"]
@@ -47,21 +54,44 @@ class StylizeJob(BaseModel):
 class StylizeJobs(BaseModel):
     """Painting jobs, newest first."""
 
+    model_config = ConfigDict(json_schema_extra=examples.shown({"jobs": [examples.stylize_job]}))
+
     jobs: list[StylizeJob]
+
+
+def _from_to(least: float, most: float | None = None) -> dict[str, JsonValue]:
+    """What the document says of a number that `StylizeConfig` checks."""
+    return {"minimum": least} if most is None else {"minimum": least, "maximum": most}
 
 
 def settings_of(
     size: Annotated[int, Query(ge=32, le=2048, description="longer side of the painting at most, px")] = _DEFAULT.size,
     steps: Annotated[int, Query(ge=1, le=1000, description="at each size of the pyramid")] = _DEFAULT.steps,
     pyramid: Annotated[int, Query(ge=1, le=6, description="sizes painted, coarse to fine")] = _DEFAULT.pyramid,
-    style_weight: Annotated[list[float], Query(max_length=MAX_STYLES, description="of each style; alike without")] = [],  # noqa: B006 (FastAPI copies it)
-    style_scale: Annotated[float, Query(description="longer side of the styles, of the photo's")] = 1.0,
-    style_loss: Annotated[float, Query(description="weight of the style's loss")] = _DEFAULT.style_loss,
-    content_loss: Annotated[float, Query(description="weight of the photo's loss")] = _DEFAULT.content_loss,
-    variation_loss: Annotated[float, Query(description="weight of the total variation")] = _DEFAULT.variation_loss,
+    style_weight: Annotated[
+        list[float],
+        Query(
+            max_length=MAX_STYLES,
+            description="of each style; alike without",
+            examples=[[1.0], [2.0, 1.0]],
+            json_schema_extra=_WEIGHTS,
+        ),
+    ] = [],  # noqa: B006 (FastAPI copies it)
+    style_scale: Annotated[
+        float, Query(description="longer side of the styles, of the photo's", json_schema_extra=_from_to(0.1, 10))
+    ] = 1.0,
+    style_loss: Annotated[
+        float, Query(description="weight of the style's loss", json_schema_extra=_from_to(0))
+    ] = _DEFAULT.style_loss,
+    content_loss: Annotated[
+        float, Query(description="weight of the photo's loss", json_schema_extra=_from_to(0))
+    ] = _DEFAULT.content_loss,
+    variation_loss: Annotated[
+        float, Query(description="weight of the total variation", json_schema_extra=_from_to(0))
+    ] = _DEFAULT.variation_loss,
     start: Annotated[Literal["content", "noise"], Query(description="what is gone on from")] = "content",
     keep_colors: Annotated[bool, Query(description="only light and dark are painted")] = False,
-    optimizer: Annotated[Literal["adam", "lbfgs"], Query()] = "adam",
+    optimizer: Annotated[Literal["adam", "lbfgs"], Query(description="lbfgs: smoother, and slower")] = "adam",
     lr: Annotated[float, Query(gt=0, le=1, description="of Adam, shares of the range of a pixel")] = _DEFAULT.lr,
     seed: Annotated[int, Query(ge=0, lt=2**31, description="of the noise")] = 0,
 ) -> StylizeConfig:
@@ -88,13 +118,22 @@ def settings_of(
     status_code=202,
     summary="Have a photo painted in the style of pictures",
     openapi_extra={"requestBody": openapi_grouped(_FIELDS, _NEEDED)},
+    responses={
+        202: {"headers": _LOCATION},
+        **errors(*IMAGE, "too_many_files", "bad_option", "key_reused", "too_many_jobs"),
+    },
 )
 async def start_job(
     request: Request,
     response: Response,
     settings: Annotated[StylizeConfig, Depends(settings_of)],
     idempotency_key: Annotated[
-        str, Header(max_length=255, description="a request that comes again with the same one is the same job")
+        str,
+        Header(
+            max_length=255,
+            description="a request that comes again with the same one is the same job",
+            examples=["order-77"],
+        ),
     ] = "",
 ) -> StylizeJob:
     """A job, which goes on whatever happens to this connection or to a machine of the service.
@@ -110,7 +149,7 @@ async def start_job(
     return job
 
 
-@router.get(_PATH, summary="The painting jobs")
+@router.get(_PATH, summary="The painting jobs", responses=errors(*MODEL, "invalid_parameter"))
 async def list_jobs(
     request: Request, most: Annotated[int, Query(ge=1, le=1000, description="jobs wanted")] = 100
 ) -> StylizeJobs:
@@ -119,7 +158,7 @@ async def list_jobs(
     return StylizeJobs(jobs=[_shown(job) for job in reversed(jobs[-most:])])
 
 
-@router.get(_JOB, summary="How far a painting job is")
+@router.get(_JOB, summary="How far a painting job is", responses=errors(*_ONE))
 async def describe_job(request: Request, job: Job) -> StylizeJob:
     """Steps, losses, an estimate of what is left; 404 no_job."""
     return _shown(await _ask(request, "get", job))
@@ -129,7 +168,7 @@ async def describe_job(request: Request, job: Job) -> StylizeJob:
     _JOB + "/preview",
     summary="A painting as it stands",
     response_class=Response,
-    responses={200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}},
+    responses={200: {"content": picture("image/jpeg")}, **errors(*_ONE, "not_finished")},
 )
 async def preview_job(request: Request, job: Job) -> Response:
     """A JPEG, of the size that is painted now; 409 not_finished before there is one."""
@@ -140,14 +179,20 @@ async def preview_job(request: Request, job: Job) -> Response:
     _JOB + "/picture",
     summary="A finished painting",
     response_class=Response,
-    responses={200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}},
+    responses={200: {"content": picture("image/png")}, **errors(*_ONE, "not_finished")},
 )
 async def picture_job(request: Request, job: Job) -> Response:
     """A PNG; 409 not_finished before."""
     return Response(await _ask(request, "picture", job), media_type="image/png")
 
 
-@router.delete(_JOB, status_code=204, summary="End a painting job and remove it", response_class=Response)
+@router.delete(
+    _JOB,
+    status_code=204,
+    summary="End a painting job and remove it",
+    response_class=Response,
+    responses=errors(*_ONE),
+)
 async def delete_job(request: Request, job: Job) -> Response:
     """With all of its pictures; who paints it stops within a second or two."""
     await _ask(request, "delete", job)

@@ -9,32 +9,39 @@ from starlette.requests import Request
 from cnnray.serve.problems import Refusal
 
 FIELD = "file"
+MAX_IMAGES = 16
 _FORM = "multipart/form-data"
 _MAX_FIELDS = 8
 _BINARY = {"type": "string", "format": "binary"}
+
+
+def _several(most: int, least: int) -> dict[str, Any]:
+    return {"type": "array", "items": _BINARY, "minItems": least, "maxItems": most}
+
+
+_RAW = {"application/octet-stream": {"schema": _BINARY}, "image/*": {"schema": _BINARY}}
 OPENAPI_BODY: dict[str, Any] = {
+    "description": "The image (JPEG, PNG, WebP, ...), as a form's field or as it is.",
     "required": True,
     "content": {
         _FORM: {
             "schema": {"type": "object", "required": [FIELD], "properties": {FIELD: _BINARY}},
         },
-        "application/octet-stream": {"schema": _BINARY},
-        "image/*": {"schema": _BINARY},
+        **_RAW,
     },
 }
-
-
 OPENAPI_BODIES: dict[str, Any] = {
-    **OPENAPI_BODY,
+    "description": "Images (JPEG, PNG, WebP, ...) as a form's field, or one as it is.",
+    "required": True,
     "content": {
-        **OPENAPI_BODY["content"],
         _FORM: {
             "schema": {
                 "type": "object",
                 "required": [FIELD],
-                "properties": {FIELD: {"type": "array", "items": _BINARY}},
+                "properties": {FIELD: _several(MAX_IMAGES, 1)},
             },
         },
+        **_RAW,
     },
 }
 
@@ -126,10 +133,18 @@ def openapi_named(names: Sequence[str]) -> dict[str, Any]:
 
 def openapi_grouped(most: Mapping[str, int], needed: Sequence[str]) -> dict[str, Any]:
     """How the documentation describes the body that `read_grouped_images` reads."""
-    several = {name: {"type": "array", "items": _BINARY, "maxItems": many} for name, many in most.items() if many > 1}
-    fields = {name: several.get(name, _BINARY) for name in most}
+    fields = {name: _BINARY if many == 1 else _several(many, int(name in needed)) for name, many in most.items()}
     schema = {"type": "object", "required": list(needed), "properties": fields}
-    return {"required": True, "content": {_FORM: {"schema": schema}}}
+    described = "Images (JPEG, PNG, WebP, ...) as fields of a form."
+    return {"description": described, "required": True, "content": {_FORM: {"schema": schema}}}
+
+
+def openapi_claim(names: Sequence[str], parameters: str) -> dict[str, Any]:
+    """As `openapi_named`, of an endpoint that with some parameters reads the first of them, as `read_field` does."""
+    body = openapi_named(names)
+    body["description"] += f" With {parameters} `{names[0]}` comes alone, or as the body itself."
+    body["content"] |= _RAW
+    return body
 
 
 def _kind(request: Request) -> str:
@@ -138,4 +153,4 @@ def _kind(request: Request) -> str:
 
 def _unsupported(request: Request, expected: str) -> Refusal:
     got = request.headers.get("content-type", "")[:100]
-    return Refusal(415, "unsupported_media_type", f"expected {expected}; got {got!r}")
+    return Refusal(415, "unsupported_media_type", f"header content-type: expected {expected}; got {got!r}")

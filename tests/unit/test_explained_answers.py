@@ -21,7 +21,7 @@ from cnnray.serve import classify, reasons, schemas
 from cnnray.serve.access import ByPlace
 from cnnray.serve.guard import Guard
 from cnnray.serve.ingress import build_api
-from cnnray.serve.replica import Done
+from cnnray.serve.replica import Done, Overdue
 from tests.classifiers import CLASSES, save_classifier
 
 
@@ -175,21 +175,7 @@ def test_the_explainer_is_of_the_weights_that_answer(checkpoint, tmp_path):
         reasons.load_explainer(str(tmp_path / "gone"), "cpu", weights)
 
 
-def batches_of_one(**options):
-    """In place of `serve.batch`, which works within a replica only."""
-
-    def batch(run):
-        async def alone(job):
-            (done,) = await run([job])
-            return done
-
-        return alone
-
-    return batch
-
-
-def test_a_replica_takes_on_few_explanations_and_any_number_of_plain_requests(checkpoint, monkeypatch):
-    monkeypatch.setattr("ray.serve.batch", batches_of_one)
+def test_a_replica_takes_on_few_explanations_and_any_number_of_plain_requests(checkpoint):
     file = io.BytesIO()
     Image.fromarray(PHOTO).save(file, "PNG")
     photo = file.getvalue()
@@ -200,6 +186,8 @@ def test_a_replica_takes_on_few_explanations_and_any_number_of_plain_requests(ch
         together = await asyncio.gather(*asked)
         bad = await replica.ask_why(b"rubbish", 2, None)
         unknown = await replica.ask_why(photo, 2, "kiwi")
+        late = await replica.ask(photo, 2, time.time() - 10)
+        assert isinstance(late.result, Overdue) and late.batch_size == 0
         return together, bad, unknown, await replica.ask_why(photo, 2, CLASSES[0])
 
     together, bad, unknown, after = asyncio.run(main())
@@ -215,20 +203,26 @@ def test_a_replica_takes_on_few_explanations_and_any_number_of_plain_requests(ch
 # --- refusals over HTTP -------------------------------------------------------------------------------------------
 
 
-class Handle:
-    """Of a replica that answers an explanation with `answer`, and all else with a pear."""
+class Method:
+    """Of a handle; answers always the same."""
 
     def __init__(self, answer):
-        self.ask = self.ask_why = self
         self.answer = answer
 
-    async def remote(self, image, top_k, *label):
-        return self.answer if label else Done("net@0", Classification("pear", 0.5, (("pear", 0.5),)), 1, 1.0, 1.0)
+    async def remote(self, *_):
+        return self.answer
 
 
-def post(answer, **params):
+class Handle:
+    """Of a replica that answers an explanation with `answer`, and all else with `result`."""
+
+    def __init__(self, answer, result=Classification("pear", 0.5, (("pear", 0.5),))):  # noqa: B008 (frozen)
+        self.ask, self.ask_why = Method(Done("net@0", result, 1, 1.0, 1.0)), Method(answer)
+
+
+def post(answer, *result, **params):
     async def main():
-        api = build_api({"classifier": Handle(answer)})
+        api = build_api({"classifier": Handle(answer, *result)})
         app = Guard(api, ByPlace(local=False), max_body_bytes=1000, max_in_flight=2, timeout_s=5)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as http:
             return await http.post("/v1/classify", params=params, files={"file": ("a", b"abc")})
@@ -262,3 +256,8 @@ def test_the_command_needs_a_folder_for_what_it_explains(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["query", "classify", "a.jpg", "--explain-label", "pear"])
     assert ended.value.code == 2 and "--explain-label needs --explain FOLDER" in capsys.readouterr().err
+
+
+def test_an_image_whose_turn_does_not_come_is_refused_for_now():
+    answer = post(None, Overdue())
+    assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "busy", "1")

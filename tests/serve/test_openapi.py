@@ -1,0 +1,165 @@
+"""The service keeps to its OpenAPI document: schemathesis makes requests of it, right and wrong ones, and looks.
+
+Every answer has a status, a code, headers and a body as the document says; nothing wrong is taken; nothing ends in 5xx.
+"""
+
+import io
+import os
+import subprocess
+import sys
+import time
+
+import httpx
+import numpy as np
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi import checks
+
+from cnnray.serve.ingress import ROUTERS, build_api
+from tests.serving import Service
+
+EXAMPLES = 15  # of each operation and mode
+COVERED = 60  # cases at the bounds of what an operation takes, at most
+OPERATIONS = {
+    operation["operationId"]: (method, path)
+    for path, item in build_api(dict.fromkeys([*ROUTERS, "galleries", "stylize_jobs"])).openapi()["paths"].items()
+    for method, operation in item.items()
+}
+CHECKS = [
+    not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+    checks.negative_data_rejection,
+    checks.unsupported_method,
+    checks.missing_required_header,
+]
+BOUNDED = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def picture(side, kind):
+    file = io.BytesIO()
+    noise = np.random.default_rng(side).integers(0, 255, (side, side + 7, 3), np.uint8)
+    Image.fromarray(noise).save(file, kind)
+    return file.getvalue()
+
+
+IMAGES = [picture(side, kind) for side, kind in ((1, "PNG"), (20, "PNG"), (48, "JPEG"), (64, "PNG"))]
+GARBAGE = [b"", IMAGES[1][:60], b"GIF89a", b"what"]
+
+
+_START = """
+import sys, ray
+from cnnray.cli import main
+ray.init(address="local", num_cpus=8, object_store_memory=150 * 2**20, include_dashboard=False, log_to_driver=False)
+main(sys.argv[1:])
+"""
+
+
+class Roomy(Service):
+    """A service on a machine that says it has more cores than it may have."""
+
+    def start(self):
+        command = [sys.executable, "-c", _START, "serve", "up", "--port", self.url.rpartition(":")[2], *self.words]
+        env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        with (self.folder / "log").open("w") as file:
+            self.process = subprocess.Popen(command, cwd=self.folder, env=env, stdout=file, stderr=file)
+        deadline = time.monotonic() + 120
+        while "ready at" not in (self.folder / "log").read_text():
+            assert self.process.poll() is None and time.monotonic() < deadline, (self.folder / "log").read_text()
+            time.sleep(0.1)
+        return self
+
+
+@pytest.fixture(scope="module")
+def url(checkpoint, detector, segmenter, painter, tmp_path_factory):
+    """Of a service with everything."""
+    folder = tmp_path_factory.mktemp("everything")
+    models = ("--classifier", checkpoint, "--detector", detector, "--segmenter", segmenter, "--painter", painter)
+    faces = ("--faces", "dlib_resnet", "--face-views", "1", "--record", "galleries.db")
+    service = Roomy(folder, *models, *faces, "--stylize-jobs", "jobs").start()
+    yield service.url
+    service.stop()
+
+
+@pytest.fixture(scope="module")
+def schema(url, data_dir):
+    face = min((data_dir / "lfw_dev" / "Carlos_Moya").glob("*.jpg")).read_bytes()
+    bodies = st.one_of(st.sampled_from([face, *IMAGES]), st.sampled_from(GARBAGE), st.binary())
+    for kind in ("application/octet-stream", "image/png", "image/jpeg"):
+        schemathesis.openapi.media_type(kind, bodies)
+    schemathesis.openapi.format("binary", bodies)
+    return schemathesis.openapi.from_url(f"{url}/openapi.json", config=schemathesis.Config())
+
+
+@pytest.fixture
+def session(url):
+    """Of HTTP; there are the gallery and the person whom the document's examples name."""
+    with httpx.Client(base_url=url, timeout=60) as client:
+        client.post("/v1/galleries", json={"name": "staff"})
+        client.post("/v1/galleries/staff/identities", json={"id": "e-1042"})
+        yield client
+
+
+@pytest.fixture
+def there(session):
+    """What is there, by parameters of paths and queries."""
+    asked = {"files": [("file", IMAGES[3]), ("style", IMAGES[2])], "params": {"size": 32, "steps": 1}}
+    job = session.post("/v1/stylize/jobs", headers={"idempotency-key": "there"}, **asked).json()
+    while job["state"] in ("queued", "running"):
+        time.sleep(0.1)
+        job = session.get(f"/v1/stylize/jobs/{job['id']}").json()
+    return {"gallery": "staff", "identity": "e-1042", "style": "stripes", "job": job["id"]}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_the_service_keeps_to_its_document(name, schema, session, there):
+    method, path = OPERATIONS[name]
+    operation = schema[path][method]
+    for case in list(covering(schema, operation))[:COVERED]:
+        look(case, session)
+    for mode in GenerationMode:
+        if mode.is_negative and not (operation.definition.raw.get("parameters") or operation.body):
+            continue  # nothing can be wrong
+
+        @BOUNDED
+        @given(case=operation.as_strategy(generation_mode=mode, **fixed(operation, mode, there)))
+        def hold(case):
+            look(case, session)
+
+        hold()
+
+
+def fixed(operation, mode, there):
+    """What a request names of what is there, where that leaves something to be wrong."""
+    if mode.is_negative and not (operation.query or operation.headers or operation.body):
+        return {}
+    path = {parameter.name: there[parameter.name] for parameter in operation.path_parameters if parameter.name in there}
+    query = {"style": [there["style"]]} if mode.is_positive and "style" in operation.query else {}
+    return {"path_parameters": path, "query": query}
+
+
+def covering(schema, operation):
+    config = schema.config.generation_for(operation=operation, phase="coverage")
+    return schema.iter_coverage_cases(operation, generation_modes=list(GenerationMode), generation_config=config)
+
+
+def look(case, session):
+    claim = {"gallery", "identity"} <= set(case.query or {})  # which takes the field `second` out of a form
+    left_out = [checks.negative_data_rejection] if claim else []
+    answer = case.call_and_validate(checks=CHECKS, excluded_checks=left_out, timeout=60)
+    if answer.status_code == 202:  # a painting, which is not waited for
+        session.delete(answer.headers["location"][0])
