@@ -23,7 +23,8 @@ class Batcher(Generic[J, R]):
         run: makes one result for each job of a batch, in their order.
         most: jobs in a batch.
         wait_s: longest that an idle model waits for company.
-        overdue: says of a job whose turn has come whether it waited too long.
+        overdue: says of a job that comes while so many wait, and of one whose turn has come (0), whether it waits too
+            long.
         refuse: the result of such a job, on which no time is spent.
     """
 
@@ -33,7 +34,7 @@ class Batcher(Generic[J, R]):
         *,
         most: int,
         wait_s: float,
-        overdue: Callable[[J], bool] = lambda job: False,
+        overdue: Callable[[J, int], bool] = lambda job, before: False,
         refuse: Callable[[J], R] | None = None,
     ) -> None:
         self._run, self._most, self._wait_s = run, most, wait_s
@@ -45,6 +46,8 @@ class Batcher(Generic[J, R]):
 
     async def ask(self, job: J) -> R:
         """The result of a job; raises what `run` raised for its batch. A job whose asker is gone is not worked on."""
+        if self._refuse is not None and self._overdue(job, len(self._waiting)):
+            return self._refuse(job)
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((job, future))
         self._came.set()
@@ -81,7 +84,7 @@ class Batcher(Generic[J, R]):
             job, future = self._waiting.popleft()
             if future.done():
                 continue
-            if self._refuse is not None and self._overdue(job):
+            if self._refuse is not None and self._overdue(job, 0):
                 future.set_result(self._refuse(job))
             else:
                 batch.append((job, future))

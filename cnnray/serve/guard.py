@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cnnray.serve.access import Access
+from cnnray.serve.pressure import Pressure
 from cnnray.serve.problems import RETRY_SOON, Refusal, internal_error, problem
 
 logger = logging.getLogger("ray.serve")
@@ -65,6 +66,7 @@ class Guard:
         self._timeout_s = timeout_s
         self._count = count
         self._in_flight = 0
+        self._pressure = Pressure(max_in_flight)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection of any ASGI type; only "http" is guarded."""
@@ -112,9 +114,28 @@ class Guard:
         else:
             self._in_flight += 1
             try:
-                await self._run(scope, self._counted(receive), send, request_id)
+                await self._in_line(scope, receive, send, request_id)
             finally:
                 self._in_flight -= 1
+
+    async def _in_line(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        """Let it in where others like it found room lately; else refuse it before any of its body is read."""
+        kind = scope["path"]
+        if not self._pressure.enter(kind):
+            detail = "as many requests like this one are being answered as are answered in time"
+            await problem(503, "busy", detail, request_id, RETRY_SOON)(scope, receive, send)
+            return
+        status = 0
+
+        async def seen(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self._run(scope, self._counted(receive), seen, request_id)
+        finally:
+            self._pressure.leave(kind, status in (503, 504))
 
     async def _run(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         started = finished = False

@@ -13,6 +13,7 @@ from cnnray.serve.batching import Batcher
 from cnnray.serve.metrics import BatchMetrics
 
 _SCALE_UP_SECONDS = 3.0
+_RECENT = 0.2  # weight of the last batch in what a job takes
 
 
 class Model(Protocol):
@@ -67,7 +68,8 @@ class Replica:
         self.model = model
         self._metrics = BatchMetrics(type(self).__name__)
         model.self_test()
-        self._max_wait_s = config.max_wait_s
+        self._max_wait_s, self._max_queued = config.max_wait_s, config.max_queued
+        self._job_s = 0.0  # that a job took lately
         self._batcher = Batcher(
             self._run,
             most=config.max_batch_size,
@@ -97,13 +99,18 @@ class Replica:
         results = await asyncio.to_thread(self.answer, jobs)
         took, waited = 1000 * (time.perf_counter() - began), [1000 * (began - job.came) for job in jobs]
         self._metrics.count(waited, took)
+        self._job_s += _RECENT * (took / 1000 / len(jobs) - self._job_s)
         return [
             Done(self.model.name, result, len(jobs), queue_ms, took)
             for result, queue_ms in zip(results, waited, strict=True)
         ]
 
-    def _is_overdue(self, job: Job) -> bool:
-        return job.asked is not None and time.time() - job.asked > self._max_wait_s
+    def _is_overdue(self, job: Job, before: int) -> bool:
+        """Whether it has waited too long, or will have when `before` others are done."""
+        if job.asked is None:
+            return False
+        waits = time.time() - job.asked + before * self._job_s
+        return before >= self._max_queued or waits > self._max_wait_s
 
     def _refuse(self, job: Job) -> Done:
         return Done(self.model.name, Overdue(), 0, 1000 * (time.perf_counter() - job.came), 0.0)
@@ -113,7 +120,9 @@ def deploy(name: str, replica: type[Replica], config: ServeConfig) -> Any:
     """The deployment of the model of that option: bounded queues, and what a replica reserves."""
     deployment = serve.deployment(
         name=replica.__name__,
-        max_ongoing_requests=config.max_ongoing,
+        # The replica's own queue knows how long the wait is. Serve's, in front of it, asks a full replica again after
+        # ever longer pauses, in which it stands idle.
+        max_ongoing_requests=config.max_ongoing + config.max_queued,
         max_queued_requests=config.max_queued,
         max_surge_percent=config.max_surge_percent,
         ray_actor_options={"num_cpus": 1, "num_gpus": config.gpu_share * config.gpu},

@@ -129,7 +129,7 @@ def test_who_leaves_while_the_model_works_spoils_nothing():
 def test_jobs_that_waited_too_long_are_refused_without_work():
     async def scenario():
         late = set()
-        model = Model(overdue=lambda job: job in late, refuse=lambda job: -job)
+        model = Model(overdue=lambda job, before: job in late, refuse=lambda job: -job)
         asked = model.ask(1)
         await asyncio.sleep(0.01)
         asked += model.ask(2, 3, 4)
@@ -137,5 +137,19 @@ def test_jobs_that_waited_too_long_are_refused_without_work():
         model.go.set()
         assert await asyncio.gather(*asked) == [2, 4, -3, 8]
         assert model.batches == [[1], [2, 4]]
+
+    asyncio.run(scenario())
+
+
+def test_jobs_that_would_wait_too_long_are_refused_as_they_come():
+    async def scenario():
+        model = Model(overdue=lambda job, before: before >= 2, refuse=lambda job: -job)
+        asked = model.ask(1)
+        await asyncio.sleep(0.01)
+        asked += model.ask(2, 3, 4)
+        await asyncio.sleep(0.01)
+        assert asked[3].done() and asked[3].result() == -4
+        model.go.set()
+        assert await asyncio.gather(*asked) == [2, 4, 6, -4]
 
     asyncio.run(scenario())
