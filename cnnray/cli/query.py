@@ -46,7 +46,8 @@ def query_models(*, url: str = _URL) -> dict[str, Any]:
 
     with Client(url) as client:
         rows = [asdict(model) for model in client.models()]
-    table("Models", rows, ["name", "task", "classes", "input_size", "backbone"])
+    shown = [row | {"styles": ", ".join(row["styles"])} for row in rows]
+    table("Models", shown, ["name", "task", "classes", "input_size", "backbone", "styles"])
     return {"models": rows}
 
 

@@ -222,7 +222,8 @@ class FaceVerification:
 
 @dataclass(frozen=True)
 class Model:
-    """One model behind the service; `classes` is their number, `input_size` the side in pixels of what it sees."""
+    """One model behind the service; `classes` is their number, `input_size` the side in pixels of what it sees,
+    `styles` what a painter has."""
 
     name: str
     task: str
@@ -231,12 +232,15 @@ class Model:
     weights_sha256: str
     backbone: str
     metrics: dict[str, Any]
+    styles: tuple[str, ...] = ()
 
 
 def read(kind: type[T], body: Any) -> T:
-    """A dataclass from an answer; what a newer service adds is passed over."""
+    """A dataclass from an answer; what a newer service adds is passed over, what an older one lacks has its default."""
     try:
-        return kind(**{f.name: body[f.name] for f in dataclasses.fields(kind)})  # type: ignore[arg-type]
+        fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+        names = [field.name for field in fields if field.name in body or field.default is dataclasses.MISSING]
+        return kind(**{name: tuple(v) if isinstance(v := body[name], list) else v for name in names})
     except (KeyError, TypeError) as error:
         raise ServiceError(f"expected {kind.__name__} from the service, got {str(body)[:200]}") from error
 

@@ -19,6 +19,16 @@ logger = logging.getLogger("ray.serve")
 
 PROBLEM_JSON = "application/problem+json"
 RETRY_SOON = {"retry-after": "1"}
+# By the beginning of a path, the deployment that answers and the options that bring it; the longer of two comes first.
+_BEHIND = {
+    "/v1/classify": ("classifier", "--classifier CHECKPOINT"),
+    "/v1/detect": ("detector", "--detector CHECKPOINT"),
+    "/v1/segment": ("segmenter", "--segmenter CHECKPOINT"),
+    "/v1/stylize/jobs": ("stylize_jobs", "--stylize-jobs FOLDER"),
+    "/v1/stylize": ("painter", "--painter default"),
+    "/v1/faces": ("faces", "--faces dlib_resnet"),
+    "/v1/galleries": ("galleries", "--faces dlib_resnet --record galleries.db"),
+}
 CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed"}  # of refusals by the framework
 
 # Every code of every status that the service answers, and what it means to a person: docs/errors.md and the OpenAPI
@@ -147,11 +157,19 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     if isinstance(error, Refusal):
         return problem(error.status_code, error.code, error.detail, request.state.request_id, error.headers)
     detail = {
-        404: "path: there is nothing at this one",
+        404: f"path: {_absent(request)}",
         405: f"method: this path does not take {request.method[:20]!r}; the header Allow names those that it takes",
     }.get(error.status_code, f"body: {error.detail}")
     code = CODES.get(error.status_code, "bad_request")
     return problem(error.status_code, code, detail, request.state.request_id, error.headers)
+
+
+def _absent(request: Request) -> str:
+    """What to say of a path that leads nowhere: the model that would answer may not have been asked for."""
+    for start, (name, option) in _BEHIND.items():
+        if request.url.path.startswith(start) and name not in request.app.state.models:
+            return f"this service was started without what answers here: cnnray serve up {option}"
+    return "there is nothing at this one"
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:

@@ -234,8 +234,9 @@ def test_a_claimed_identity_is_verified(ask, tree):
 
 
 def test_models_are_listed(ask):
-    found, said, _ = ask(["models"], (200, {}, {"models": [MODEL | {"name": "net@0123"}]}))
-    assert found == {"models": [MODEL | {"name": "net@0123"}]} and "net@0123" in said and "Models" in said
+    model = MODEL | {"name": "net@0123", "styles": ["dots"]}
+    found, said, _ = ask(["models"], (200, {}, {"models": [model]}))
+    assert found == {"models": [model]} and "dots" in said and "net@0123" in said and "Models" in said
     assert ask(["models"], (200, {}, {"models": []}))[0] == {"models": []}
 
 

@@ -283,9 +283,11 @@ def test_models_are_read():
         "name": "net@0123", "task": "classify", "classes": 3, "input_size": 224, "weights_sha256": "0123",
         "backbone": "net", "metrics": {"val_accuracy": 0.5},
     }  # fmt: skip
-    with Scripted((200, {}, {"models": [model]})) as server, Client(server.url) as client:
-        (got,) = client.models()
-    assert (got.classes, got.input_size, got.metrics) == (3, 224, {"val_accuracy": 0.5})
+    painter = model | {"task": "stylize", "styles": ["dots", "stripes"]}
+    with Scripted((200, {}, {"models": [model, painter]})) as server, Client(server.url) as client:
+        got, other = client.models()
+    assert (got.classes, got.input_size, got.metrics, got.styles) == (3, 224, {"val_accuracy": 0.5}, ())
+    assert other.styles == ("dots", "stripes")
 
 
 FACE = {

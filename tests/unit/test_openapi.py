@@ -257,3 +257,22 @@ def fits(check, text):
     except GalleryError:
         return False
     return True
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/v1/detect", "cnnray serve up --detector CHECKPOINT"),
+        ("/v1/stylize/jobs", "cnnray serve up --stylize-jobs FOLDER"),
+        ("/v1/galleries/friends", "cnnray serve up --faces dlib_resnet --record galleries.db"),
+        ("/v1/what", "there is nothing at this one"),
+    ],
+)
+def test_a_path_whose_model_was_not_asked_for_says_how_it_is(path, words):
+    async def ask():
+        guard = Guard(build_api({}), ByPlace(local=False), max_body_bytes=100, max_in_flight=1, timeout_s=5)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(guard), base_url="http://x") as http:
+            return await http.get(path)
+
+    answer = asyncio.run(ask())
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found") and words in answer.json()["detail"]
