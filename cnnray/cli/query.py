@@ -46,8 +46,10 @@ def query_models(*, url: str = _URL) -> dict[str, Any]:
 
     with Client(url) as client:
         rows = [asdict(model) for model in client.models()]
-    shown = [row | {"styles": ", ".join(row["styles"])} for row in rows]
-    table("Models", shown, ["name", "task", "classes", "input_size", "backbone", "styles"])
+    table("Models", rows, ["name", "task", "classes", "input_size", "backbone"])
+    for row in rows:
+        if row["styles"]:
+            say(f"styles of {row['name']}: {', '.join(row['styles'])}")
     return {"models": rows}
 
 
