@@ -73,17 +73,11 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 0
-
-        async def seen(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            await send(message)
-
+        began, answer = time.perf_counter(), _Answer(send, scope["path"])
         try:
-            await self._pass(scope, receive, _with_headers(seen, scope["path"]))
+            await self._pass(scope, receive, answer)
         finally:
-            self._tell(scope, status, time.perf_counter() - began)
+            self._tell(scope, answer.status, time.perf_counter() - began)
 
     def _tell(self, scope: Scope, status: int, seconds: float) -> None:
         """Count the request and log it: never its path, which may name a person, nor anything of its body or answer."""
@@ -93,7 +87,7 @@ class Guard:
         state = scope.get("state", {})
         logger.info("request", extra=facts | {"request": state.get("request_id"), "key": state.get("key", "")})
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _pass(self, scope: Scope, receive: Receive, send: "_Answer") -> None:
         headers = Headers(scope=scope)
         request_id = safe_request_id(headers.get("x-request-id"))
         scope.setdefault("state", {})["request_id"] = request_id
@@ -118,45 +112,30 @@ class Guard:
             finally:
                 self._in_flight -= 1
 
-    async def _in_line(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+    async def _in_line(self, scope: Scope, receive: Receive, send: "_Answer", request_id: str) -> None:
         """Let it in where others like it found room lately; else refuse it before any of its body is read."""
         kind = scope["path"]
         if not self._pressure.enter(kind):
             detail = "as many requests like this one are being answered as are answered in time"
             await problem(503, "busy", detail, request_id, RETRY_SOON)(scope, receive, send)
             return
-        status = 0
-
-        async def seen(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            await send(message)
-
         try:
-            await self._run(scope, self._counted(receive), seen, request_id)
+            await self._run(scope, self._counted(receive), send, request_id)
         finally:
-            self._pressure.leave(kind, status in (503, 504))
+            self._pressure.leave(kind, send.status in (503, 504))
 
-    async def _run(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
-        started = finished = False
-
-        async def watched(message: Message) -> None:
-            nonlocal started, finished
-            started = True
-            await send(message)
-            finished = message["type"] == "http.response.body" and not message.get("more_body", False)
-
+    async def _run(self, scope: Scope, receive: Receive, send: "_Answer", request_id: str) -> None:
         timer = asyncio.timeout(self._timeout_s)
         try:
             async with timer:
-                await self._app(scope, receive, watched)
+                await self._app(scope, receive, send)
         except Exception as error:
             late = isinstance(error, TimeoutError) and timer.expired()
             if not late:
                 logger.exception("request %s failed", request_id)
-            if finished:
+            if send.finished:
                 return
-            if started:  # the status line is out: all that is left is to break the connection off
+            if send.started:  # the status line is out: all that is left is to break the connection off
                 raise
             if late:
                 detail = f"no answer within {self._timeout_s:g} seconds, the limit of this service"
@@ -182,18 +161,27 @@ class Guard:
         return f"expected a body of at most {self._max_body_bytes} bytes"
 
 
-def _with_headers(send: Send, path: str) -> Send:
-    """`send` that adds the headers of safety which an answer does not have by itself."""
-    added = _HEADERS | ({"content-security-policy": _OF_DOCUMENTATION} if path.startswith(_DOCUMENTATION) else {})
+class _Answer:
+    """`send` that adds the headers of safety which an answer does not have by itself, and knows how far it has come.
 
-    async def sent(message: Message) -> None:
+    `status` is 0 until the answer begins.
+    """
+
+    def __init__(self, send: Send, path: str) -> None:
+        self._send = send
+        documentation = {"content-security-policy": _OF_DOCUMENTATION} if path.startswith(_DOCUMENTATION) else {}
+        self._headers = _HEADERS | documentation
+        self.status, self.started, self.finished = 0, False, False
+
+    async def __call__(self, message: Message) -> None:
+        self.started = True
         if message["type"] == "http.response.start":
+            self.status = message["status"]
             headers = MutableHeaders(scope=message)
-            for name, value in added.items():
+            for name, value in self._headers.items():
                 headers.setdefault(name, value)
-        await send(message)
-
-    return sent
+        await self._send(message)
+        self.finished = message["type"] == "http.response.body" and not message.get("more_body", False)
 
 
 def safe_request_id(sent: str | None) -> str:
