@@ -23,9 +23,8 @@ class Batcher(Generic[J, R]):
         run: makes one result for each job of a batch, in their order.
         most: jobs in a batch.
         wait_s: longest that an idle model waits for company.
-        overdue: says of a job that comes while so many wait, and of one whose turn has come (0), whether it waits too
-            long.
-        refuse: the result of such a job, on which no time is spent.
+        refuse: is shown a job as it comes, with how many wait, and when its turn has come, with 0; where it waits too
+            long, gives the result of it, and no time is spent on it, else None.
     """
 
     def __init__(
@@ -34,11 +33,9 @@ class Batcher(Generic[J, R]):
         *,
         most: int,
         wait_s: float,
-        overdue: Callable[[J, int], bool] = lambda job, before: False,
-        refuse: Callable[[J], R] | None = None,
+        refuse: Callable[[J, int], R | None] = lambda job, before: None,
     ) -> None:
-        self._run, self._most, self._wait_s = run, most, wait_s
-        self._overdue, self._refuse = overdue, refuse
+        self._run, self._most, self._wait_s, self._refuse = run, most, wait_s, refuse
         self._waiting: deque[tuple[J, asyncio.Future[R]]] = deque()
         self._last = 1
         self._came = asyncio.Event()
@@ -46,8 +43,9 @@ class Batcher(Generic[J, R]):
 
     async def ask(self, job: J) -> R:
         """The result of a job; raises what `run` raised for its batch. A job whose asker is gone is not worked on."""
-        if self._refuse is not None and self._overdue(job, len(self._waiting)):
-            return self._refuse(job)
+        refused = self._refuse(job, len(self._waiting))
+        if refused is not None:
+            return refused
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((job, future))
         self._came.set()
@@ -84,8 +82,9 @@ class Batcher(Generic[J, R]):
             job, future = self._waiting.popleft()
             if future.done():
                 continue
-            if self._refuse is not None and self._overdue(job, 0):
-                future.set_result(self._refuse(job))
+            refused = self._refuse(job, 0)
+            if refused is not None:
+                future.set_result(refused)
             else:
                 batch.append((job, future))
         return batch

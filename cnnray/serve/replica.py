@@ -74,7 +74,6 @@ class Replica:
             self._run,
             most=config.max_batch_size,
             wait_s=config.batch_wait_ms / 1000,
-            overdue=self._is_overdue,
             refuse=self._refuse,
         )
 
@@ -105,14 +104,13 @@ class Replica:
             for result, queue_ms in zip(results, waited, strict=True)
         ]
 
-    def _is_overdue(self, job: Job, before: int) -> bool:
-        """Whether it has waited too long, or will have when `before` others are done."""
+    def _refuse(self, job: Job, before: int) -> Done | None:
+        """The end of a job that has waited too long, or will have when `before` others are done."""
         if job.asked is None:
-            return False
+            return None
         waits = time.time() - job.asked + before * self._job_s
-        return before >= self._max_queued or waits > self._max_wait_s
-
-    def _refuse(self, job: Job) -> Done:
+        if before < self._max_queued and waits <= self._max_wait_s:
+            return None
         return Done(self.model.name, Overdue(), 0, 1000 * (time.perf_counter() - job.came), 0.0)
 
 

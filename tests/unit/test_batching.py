@@ -129,7 +129,7 @@ def test_who_leaves_while_the_model_works_spoils_nothing():
 def test_jobs_that_waited_too_long_are_refused_without_work():
     async def scenario():
         late = set()
-        model = Model(overdue=lambda job, before: job in late, refuse=lambda job: -job)
+        model = Model(refuse=lambda job, before: -job if job in late else None)
         asked = model.ask(1)
         await asyncio.sleep(0.01)
         asked += model.ask(2, 3, 4)
@@ -143,7 +143,7 @@ def test_jobs_that_waited_too_long_are_refused_without_work():
 
 def test_jobs_that_would_wait_too_long_are_refused_as_they_come():
     async def scenario():
-        model = Model(overdue=lambda job, before: before >= 2, refuse=lambda job: -job)
+        model = Model(refuse=lambda job, before: -job if before >= 2 else None)
         asked = model.ask(1)
         await asyncio.sleep(0.01)
         asked += model.ask(2, 3, 4)
