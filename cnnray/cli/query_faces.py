@@ -1,12 +1,12 @@
 """`cnnray query`: questions to a running service about faces; `cnnray faces ... --url` has those about galleries."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from cnnray.cli.app import query
+from cnnray.cli.app import Flat, query
 from cnnray.cli.console import say
 from cnnray.cli.query_photos import Photo, ask_about, list_photos
 
@@ -16,15 +16,28 @@ if TYPE_CHECKING:
 _URL = "http://127.0.0.1:8000"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Which faces are looked for: what of `cnnray.config.FaceSearchConfig` may be asked of a service.
+
+    Attributes:
+        confidence: least score of a face.
+        smallest_face: side in px of the smallest faces looked for.
+        rotated: also look for faces that lie on their side or upside down.
+    """
+
+    confidence: float = 0.0
+    smallest_face: int = 40
+    rotated: bool = False
+
+
 @query.command(name="faces")
 def query_faces(
     images: Annotated[list[Path], Parameter(negative=())],
     /,
     *,
     out: Path | None = None,
-    confidence: float = 0.0,
-    smallest_face: int = 40,
-    rotated: bool = False,
+    search: Annotated[Search, Flat] = Search(),
     embeddings: bool = False,
     url: str = _URL,
 ) -> dict[str, Any]:
@@ -33,19 +46,16 @@ def query_faces(
     Args:
         images: files, and folders of them.
         out: folder for a PNG per image with its faces.
-        confidence: least score of a face.
-        smallest_face: side in px of the smallest faces looked for.
-        rotated: also look for faces that lie on their side or upside down.
         embeddings: also each face's embedding.
         url: of the service.
     """
     from cnnray.client import Client
 
-    search: dict[str, Any] = {"confidence": confidence, "smallest_face": smallest_face, "rotated": rotated}
+    wanted = asdict(search)
 
     def ask(path: Path) -> "tuple[FaceDetection, bytes]":
-        found = client.detect_faces(path, embeddings=embeddings, **search)
-        return found, b"" if out is None else client.draw_faces(path, **search)
+        found = client.detect_faces(path, embeddings=embeddings, **wanted)
+        return found, b"" if out is None else client.draw_faces(path, **wanted)
 
     def tell(photo: Photo, answer: "tuple[FaceDetection, bytes]") -> tuple[dict[str, Any], dict[str, Any]]:
         found, drawn = answer
@@ -66,9 +76,7 @@ def query_verify(
     *,
     threshold: float | None = None,
     pick: str = "largest",
-    confidence: float = 0.0,
-    smallest_face: int = 40,
-    rotated: bool = False,
+    search: Annotated[Search, Flat] = Search(),
     url: str = _URL,
 ) -> dict[str, Any]:
     """Ask a running service whether two image files show the same person.
@@ -78,16 +86,12 @@ def query_verify(
         second: another one.
         threshold: largest distance of two faces of one person; without it, the service's own.
         pick: which face of an image with several: the "largest", the most "central", or "only", which refuses several.
-        confidence: least score of a face.
-        smallest_face: side in px of the smallest faces looked for.
-        rotated: also look for faces that lie on their side or upside down.
         url: of the service.
     """
     from cnnray.client import Client
 
-    search: dict[str, Any] = {"confidence": confidence, "smallest_face": smallest_face, "rotated": rotated}
     with Client(url) as client:
-        answer = client.verify_faces(first, second, threshold=threshold, pick=pick, **search)
+        answer = client.verify_faces(first, second, threshold=threshold, pick=pick, **asdict(search))
     measured = f"distance {answer.distance:.3f}"
     if answer.probability is not None:
         measured = f"probability {answer.probability:.3f}"
@@ -104,9 +108,7 @@ def query_verify_identity(
     identity: str,
     threshold: float | None = None,
     pick: str = "largest",
-    confidence: float = 0.0,
-    smallest_face: int = 40,
-    rotated: bool = False,
+    search: Annotated[Search, Flat] = Search(),
     url: str = _URL,
 ) -> dict[str, Any]:
     """Ask a running service whether images show a person of one of its galleries.
@@ -117,17 +119,14 @@ def query_verify_identity(
         identity: id of the person.
         threshold: least score; without it, that of the model for two faces.
         pick: which face of an image with several: the "largest", the most "central", or "only", which refuses several.
-        confidence: least score of a face.
-        smallest_face: side in px of the smallest faces looked for.
-        rotated: also look for faces that lie on their side or upside down.
         url: of the service.
     """
     from cnnray.client import Client
 
-    search: dict[str, Any] = {"confidence": confidence, "smallest_face": smallest_face, "rotated": rotated}
+    wanted = asdict(search)
 
     def ask(path: Path) -> "ClaimedVerification":
-        return client.verify_identity(gallery, identity, path, threshold=threshold, pick=pick, **search)
+        return client.verify_identity(gallery, identity, path, threshold=threshold, pick=pick, **wanted)
 
     def tell(photo: Photo, answer: "ClaimedVerification") -> tuple[dict[str, Any], dict[str, Any]]:
         cells = {"same": "yes" if answer.same else "no", "score": answer.score, "threshold": answer.threshold}
