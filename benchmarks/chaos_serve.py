@@ -19,7 +19,6 @@ import contextlib
 import itertools
 import json
 import random
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from served import GALLERY, cluster, enroll, folder, make_models, people, photos, replicas, service
+from served import GALLERY, Threads, cluster, enroll, folder, make_models, people, photos, replicas, service
 
 from cnnray.client import Client
 from cnnray.errors import ServiceError
@@ -54,29 +53,19 @@ def people_in(client: Client, photo: Any) -> list[str]:
     return sorted(face.identity.id for face in found.faces if face.identity)
 
 
-class Load:
+class Load(Threads):
     """Threads that ask until they are stopped, and compare what they are told."""
 
     def __init__(self, client: Client) -> None:
-        self._calls, self._numbers, self._stopped = calls(client), itertools.count(), threading.Event()
+        super().__init__(THREADS, 2 * PATIENCE_SECONDS)
+        self._calls, self._numbers = calls(client), itertools.count()
         self._right = [call() for call in self._calls]
         self.times: list[float] = []
         self.errors: list[str] = []
         self.wrong = 0
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(THREADS)]
 
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join(2 * PATIENCE_SECONDS)
-
-    def _run(self) -> None:
-        while not self._stopped.is_set():
+    def run(self) -> None:
+        while not self.stopped.is_set():
             at = next(self._numbers) % len(self._calls)
             began = time.perf_counter()
             try:

@@ -7,11 +7,12 @@ import re
 import signal
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import ray
@@ -164,6 +165,33 @@ def service(**options: Any) -> Iterator[str]:
         yield up(ServeConfig(port=0, proxy=PROXY, **options))
     finally:
         down()
+
+
+class Threads:
+    """Threads that run `run` while the with block lasts, which ends by setting `stopped`.
+
+    Args:
+        count: of them.
+        patience_s: for each to end.
+    """
+
+    def __init__(self, count: int, patience_s: float) -> None:
+        self.stopped, self._patience_s = threading.Event(), patience_s
+        self._threads = [threading.Thread(target=self.run, daemon=True) for _ in range(count)]
+
+    def run(self) -> None:
+        """Go on until `stopped`."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        for thread in self._threads:
+            thread.join(self._patience_s)
 
 
 def processes() -> dict[psutil.Process, str]:

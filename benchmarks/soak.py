@@ -20,7 +20,6 @@ import argparse
 import contextlib
 import itertools
 import json
-import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from served import GALLERY, cluster, enroll, folder, make_models, people, photos, processes, replicas, service
+from served import GALLERY, Threads, cluster, enroll, folder, make_models, people, photos, processes, replicas, service
 
 from cnnray.client import Client
 from cnnray.errors import ServiceError
@@ -38,28 +37,18 @@ SAMPLE_SECONDS = 5.0
 _EXPECTED = {"bad": ("not_an_image", "truncated", "corrupt")}
 
 
-class Load:
+class Load(Threads):
     """Threads that ask at a rate, what was asked so far, and how long it took."""
 
     def __init__(self, client: Client, per_second: float) -> None:
-        self.client, self.stopped = client, threading.Event()
+        super().__init__(THREADS, 60)
+        self.client = client
         self.asked, self.unexpected = 0, Counter()
         self.times: dict[str, list[float]] = defaultdict(list)
         self._numbers, self._pause = itertools.count(), THREADS / per_second
         self._photos, self._faces = photos("grocery/val", 40), [p[1] for p in people(PEOPLE).values()]
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(THREADS)]
 
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stopped.set()
-        for thread in self._threads:
-            thread.join(60)
-
-    def _run(self) -> None:
+    def run(self) -> None:
         due = time.monotonic()
         while not self.stopped.wait(max(0.0, due - time.monotonic())):
             number = next(self._numbers)
