@@ -31,6 +31,14 @@ def one_thread():
 
 
 @pytest.fixture
+def free_port():
+    """On loopback, where nobody listens now."""
+    from tests.serving import free_port
+
+    return free_port()
+
+
+@pytest.fixture
 def small_disk(request, tmp_path):
     """A disk of 100 KiB, or of what the test asks for, grown by calling it; needs the right to mount."""
     place = tmp_path / "disk"

@@ -7,6 +7,15 @@ import subprocess
 import sys
 import time
 
+from tests.killing import kill_all
+
+COMMAND = (sys.executable, "-m", "cnnray")
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
 
 class Service:
     """`cnnray serve up` in a process and a folder of its own, so that it can be ended and started again.
@@ -14,23 +23,20 @@ class Service:
     Args:
         folder: that it runs in, where FOLDER/log has what it says.
         words: options of the command.
+        command: that is `cnnray`.
     """
 
-    def __init__(self, folder, *words):
-        self.folder, self.words, self.process = folder, words, None
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    def __init__(self, folder, *words, command=COMMAND):
+        self.folder, self.words, self.command, self.process = folder, words, command, None
+        self.url = f"http://127.0.0.1:{free_port()}"
 
     def start(self):
         """Return once it is ready."""
         env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        command = [sys.executable, "-m", "cnnray", "serve", "up"]
         log = self.folder / "log"
         with log.open("w") as file:
-            port = self.url.rpartition(":")[2]
-            self.process = subprocess.Popen(
-                [*command, "--port", port, *self.words], cwd=self.folder, env=env, stdout=file, stderr=file
-            )
+            words = [*self.command, "serve", "up", "--port", self.url.rpartition(":")[2], *self.words]
+            self.process = subprocess.Popen(words, cwd=self.folder, env=env, stdout=file, stderr=file)
         deadline = time.monotonic() + 120
         while "ready at" not in log.read_text():
             assert self.process.poll() is None and time.monotonic() < deadline, log.read_text()
@@ -38,6 +44,10 @@ class Service:
         return self
 
     def stop(self):
-        """End it as Ctrl-C does."""
+        """End it as Ctrl-C does; should that fail, it takes no other test's cores."""
         self.process.send_signal(signal.SIGINT)
-        assert self.process.wait(60) == 0, (self.folder / "log").read_text()
+        try:
+            assert self.process.wait(60) == 0, (self.folder / "log").read_text()
+        finally:
+            if self.process.poll() is None:
+                kill_all(self.process)

@@ -1,7 +1,6 @@
 """The asyncio client against the real service, and questions about folders from the command line."""
 
 import asyncio
-import socket
 import time
 
 import pytest
@@ -83,9 +82,8 @@ def test_nothing_ready_is_said_with_exit_code_5(free_url, capsys):
 
 
 @pytest.fixture
-def free_url():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
+def free_url(free_port):
+    return f"http://127.0.0.1:{free_port}"
 
 
 def test_the_commands_take_folders(service, photos, tmp_path, capsys):

@@ -13,8 +13,9 @@ from cnnray.config import ServeConfig
 from cnnray.ops.overlay import png
 from cnnray.serve.deploy_file import describe
 from tests.classifiers import save_classifier
-from tests.heads import free_port, head_node
+from tests.heads import head_node
 from tests.painters import draw_photo
+from tests.serving import free_port
 
 LETTERS, FRUIT = ["a", "b", "c"], ["apple", "pear", "plum"]
 

@@ -4,8 +4,6 @@ Every answer has a status, a code, headers and a body as the document says; noth
 """
 
 import io
-import os
-import subprocess
 import sys
 import time
 
@@ -61,27 +59,13 @@ IMAGES = [picture(side, kind) for side, kind in ((1, "PNG"), (20, "PNG"), (48, "
 GARBAGE = [b"", IMAGES[1][:60], b"GIF89a", b"what"]
 
 
-_START = """
+# On a machine that says it has more cores than it may have.
+_ROOMY = """
 import sys, ray
 from cnnray.cli import main
 ray.init(address="local", num_cpus=8, object_store_memory=150 * 2**20, include_dashboard=False, log_to_driver=False)
 main(sys.argv[1:])
 """
-
-
-class Roomy(Service):
-    """A service on a machine that says it has more cores than it may have."""
-
-    def start(self):
-        command = [sys.executable, "-c", _START, "serve", "up", "--port", self.url.rpartition(":")[2], *self.words]
-        env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        with (self.folder / "log").open("w") as file:
-            self.process = subprocess.Popen(command, cwd=self.folder, env=env, stdout=file, stderr=file)
-        deadline = time.monotonic() + 120
-        while "ready at" not in (self.folder / "log").read_text():
-            assert self.process.poll() is None and time.monotonic() < deadline, (self.folder / "log").read_text()
-            time.sleep(0.1)
-        return self
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +74,8 @@ def url(checkpoint, detector, segmenter, painter, tmp_path_factory):
     folder = tmp_path_factory.mktemp("everything")
     models = ("--classifier", checkpoint, "--detector", detector, "--segmenter", segmenter, "--painter", painter)
     faces = ("--faces", "dlib_resnet", "--face-views", "1", "--record", "galleries.db")
-    service = Roomy(folder, *models, *faces, "--stylize-jobs", "jobs").start()
+    command = (sys.executable, "-c", _ROOMY)
+    service = Service(folder, *models, *faces, "--stylize-jobs", "jobs", command=command).start()
     yield service.url
     service.stop()
 

@@ -1,7 +1,6 @@
 """The client against a real HTTP server on loopback that answers what the test scripts, byte for byte."""
 
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -88,13 +87,6 @@ class Handler(BaseHTTPRequestHandler):
 
 
 OK = (200, {}, ANSWER)
-
-
-@pytest.fixture
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def refuse(status, headers=None, **fields):

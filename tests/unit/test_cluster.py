@@ -1,19 +1,11 @@
 """What `connect` says when there is no cluster (starting one is an error in this tier)."""
 
-import socket
 import time
 
 import pytest
 
 from cnnray.cluster import MAX_STORE_BYTES, connect, store_bytes
 from cnnray.errors import OptionError
-
-
-@pytest.fixture
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
