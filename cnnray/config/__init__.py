@@ -17,7 +17,7 @@ from cnnray.config.galleries import CalibrateConfig, EnrollConfig, QualityPolicy
 from cnnray.config.network import UNSCALED, BackboneConfig, network_name, parse_network
 from cnnray.config.painting import PaintConfig
 from cnnray.config.prediction import DetectPredictConfig, PredictConfig, SearchConfig, SegmentPredictConfig
-from cnnray.config.serving import MODELS, ServeConfig
+from cnnray.config.serving import MODELS, PLACES, ServeConfig
 from cnnray.config.sources import (
     BadConfig,
     BoxesConfig,
@@ -63,6 +63,7 @@ __all__ = [
     "SegmentConfig",
     "SegmentPredictConfig",
     "MODELS",
+    "PLACES",
     "ServeConfig",
     "SourceConfig",
     "SplitConfig",

@@ -10,6 +10,7 @@ from cnnray.errors import OptionError, UnknownNameError
 MODELS = ("classifier", "detector", "segmenter", "faces", "painter")  # names of the options that bring one
 
 PROXIES = ("default", "haproxy")
+PLACES = ("record", "snapshots", "stylize_jobs", "keys")  # options that are paths or URIs of what need not be there yet
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from cnnray.client import Client
 from cnnray.cluster import connect, dashboard_url
-from cnnray.config import ServeConfig
+from cnnray.config import PLACES, ServeConfig
 from cnnray.errors import OptionError, ServiceError
 from cnnray.infer.classify import Classifier
 from cnnray.infer.detect import Detector
@@ -61,7 +61,7 @@ def build(args: ServeConfig | Mapping[str, Any]) -> serve.Application:
     if not isinstance(args, ServeConfig):
         args = parse_config({name: value for name, value in args.items() if name != REVISION})
     config = args
-    places: Any = {name: _absolute(getattr(config, name)) for name in ("record", "stylize_jobs", "keys")}
+    places: Any = {name: _absolute(getattr(config, name)) for name in PLACES}
     config = dataclasses.replace(config, **places)
     models = {name: deploy(name, _REPLICAS[name], config) for name in _wanted(config)}
     if config.stylize_jobs:
@@ -83,7 +83,7 @@ def build(args: ServeConfig | Mapping[str, Any]) -> serve.Application:
 
 
 def _absolute(place: str) -> str:
-    """Ray's workers run in folders of their own."""
+    """Ray's workers run in folders of their own. (As `files.absolute`, and it takes the URL of a database.)"""
     return str(Path(place).absolute()) if place and "://" not in place else place
 
 
@@ -201,11 +201,15 @@ def _wait_running(deadline: float) -> None:
 
 
 def _reason(app: Any) -> str:
-    """What Serve says about deployments that are not well, in one line."""
     if app is None:
         return "Serve does not know the application"
-    lines = [f"{name}: {d.message}" for name, d in app.deployments.items() if d.message and d.status != "HEALTHY"]
-    return " ".join(" ".join([app.message, *lines]).split())
+    return why_not(app.message, [(name, d.status, d.message) for name, d in app.deployments.items()])
+
+
+def why_not(message: str, deployments: Iterable[tuple[str, str, str]]) -> str:
+    """What Serve says about an application, and about deployments (name, status, message) that are not well: a line."""
+    lines = [f"{name}: {text}" for name, status, text in deployments if text and status != "HEALTHY"]
+    return " ".join(" ".join([message, *lines]).split())
 
 
 def check_host(config: ServeConfig) -> None:

@@ -16,7 +16,7 @@ from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
 from cnnray import files
-from cnnray.config import ServeConfig
+from cnnray.config import PLACES, ServeConfig
 from cnnray.errors import DataError, OptionError
 from cnnray.serve.app import APP, GRACE_SECONDS, check_host, logging_options, parse_config
 
@@ -130,7 +130,7 @@ def _check_service(application: Mapping[str, Any], http: Mapping[str, Any], plac
                 f"expected {name} {asked} in http_options of {place}, as the service's args have it; got {told!r}"
             )
     check_host(config)
-    for name in ("record", "snapshots", "stylize_jobs", "keys"):
+    for name in PLACES:
         value = getattr(config, name)
         if value and "://" not in value and not Path(value).is_absolute():
             raise OptionError(f"expected an absolute path or a URI as {name} in {place}, got {value!r}")

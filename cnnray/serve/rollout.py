@@ -9,7 +9,7 @@ from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from ray.exceptions import RayError
 
 from cnnray.errors import OptionError, ServiceError
-from cnnray.serve.app import APP, REVISION
+from cnnray.serve.app import APP, REVISION, why_not
 from cnnray.serve.dashboard import check_dashboard
 
 _POLL_SECONDS = 0.5
@@ -106,12 +106,9 @@ def _wait(
 
 
 def _reason(app: Mapping[str, Any]) -> str:
-    """What Serve says about the deployments that are not well."""
     deployments = app.get("deployments", {}).items()
-    lines = [
-        f"{name}: {one['message'] or one['status']}" for name, one in deployments if one.get("status") != "HEALTHY"
-    ]
-    return _one_line(" ".join([app.get("message", ""), *lines]))
+    rows = [(name, one.get("status", ""), one.get("message") or one.get("status", "")) for name, one in deployments]
+    return why_not(app.get("message", ""), rows)
 
 
 def _one_line(text: object) -> str:
