@@ -20,7 +20,7 @@ from cnnray.data.features import build_features
 from cnnray.data.predict_detect import evaluate_detect
 from cnnray.demo.digits import write_digits
 from cnnray.demo.page import next_steps, write_report
-from cnnray.demo.painting import PHOTO, add_up_paintings, painting_section, styles, write_photo
+from cnnray.demo.painting import add_up_paintings, painting_section, styles, write_photo
 from cnnray.demo.people import GALLERY, add_up_people, enroll_people, people_section, write_people
 from cnnray.demo.road import YOLO, road_sections, train_road
 from cnnray.demo.scenes import LARGE, write_scenes
@@ -102,18 +102,14 @@ def run_demo(out: str, *, scenes: int = SCENES, road: bool = False) -> dict[str,
     steps.begin("serve", "service: classifier, detector, gallery and painter answer over HTTP (Ray Serve)")
     digits, shown = validation_images(str(folder / "features")), held_out_scenes(f"{several}/test.json", _SHOWN_SCENES)
     answers = ask_service(str(folder / "classifier" / "checkpoint"), yolo, digits, shown)
-    record = str(folder / "people" / "galleries.db")
-    write_photo(folder / "paintings")
-    photo = folder / "paintings" / PHOTO
-    who, painted = ask_gallery_and_painter(record, GALLERY, folder / "people" / "asked", photo, styles())
+    photo = write_photo(folder / "paintings")
+    who, painted = ask_gallery_and_painter(
+        str(folder / "people" / "galleries.db"), GALLERY, folder / "people" / "asked", photo, styles()
+    )
     steps.end()
     summary = {
         "images": count,
-        "features_per_s": round(features["features"] / features["wall_s"], 1),
-        "val_accuracy": trained["metrics"]["accuracy"],
-        "served_requests": len(answers["digits"]),
-        "served_accuracy": _accuracy(answers["digits"]),
-        "request_ms_median": _median(answers["digits"]),
+        **_add_up_digits(features, trained, answers["digits"]),
         "scenes": scenes,
         "detect_map50": tested["map50"],
         "detect_ms_median": _median(answers["scenes"]),
@@ -121,15 +117,21 @@ def run_demo(out: str, *, scenes: int = SCENES, road: bool = False) -> dict[str,
         **add_up_paintings(painted),
         "seconds": steps.seconds | {"all": round(sum(steps.seconds.values()), 1)},
     }
-    sections = [
-        people_section(folder / "people", summary, who),
-        painting_section(folder / "paintings", painted),
-        *sections,
-    ]
+    shown_too = [people_section(folder / "people", summary, who), painting_section(folder / "paintings", painted)]
     files.write_json(str(folder / "summary.json"), summary)
-    write_report(folder, summary, answers, sections)
+    write_report(folder, summary, answers, [*shown_too, *sections])
     print(next_steps(out, summary), file=sys.stderr)
     return summary
+
+
+def _add_up_digits(features: dict[str, Any], trained: dict[str, Any], answers: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "features_per_s": round(features["features"] / features["wall_s"], 1),
+        "val_accuracy": trained["metrics"]["accuracy"],
+        "served_requests": len(answers),
+        "served_accuracy": _accuracy(answers),
+        "request_ms_median": _median(answers),
+    }
 
 
 def _accuracy(answers: list[dict[str, Any]]) -> float:

@@ -24,10 +24,11 @@ _ABOUT = (
 )
 
 
-def write_photo(folder: Path) -> None:
-    """Write the photo, see above."""
+def write_photo(folder: Path) -> Path:
+    """Write the photo, see above; where it is then."""
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(skimage.data.chelsea()).save(folder / PHOTO, quality=95)
+    return folder / PHOTO
 
 
 def styles() -> list[str]:
