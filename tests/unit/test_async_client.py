@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import json
 import re
+import threading
 import time
 
 import pytest
@@ -272,8 +273,10 @@ def test_what_nobody_expects_ends_all_of_many():
 
 
 def test_calls_wait_side_by_side_and_can_be_given_up():
+    together = threading.Barrier(8)
+
     def slow(_):
-        time.sleep(0.3)
+        together.wait(30)  # the first is answered when the last has come
         return OK
 
     async def run(client):
@@ -286,7 +289,7 @@ def test_calls_wait_side_by_side_and_can_be_given_up():
 
     async def give_up(client):
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.3):
+            async with asyncio.timeout(1):  # enough to be refused, too little for another attempt
                 await client.classify(b"x")
         return await client.classify(b"y")
 
