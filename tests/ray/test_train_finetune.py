@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import resource
 import threading
 from pathlib import Path
@@ -86,7 +87,7 @@ def test_from_images_to_a_classifier_that_is_evaluated_and_predicts(stripes, tmp
 
 def alone(out, num_train, **changes):
     """The training of the run `out` once more, by one worker in this process, with as many threads; its state."""
-    torch.set_num_threads(num_cores())
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", num_cores())))
     config = dataclasses.replace(SMALL, **changes)
     parts = build_image_parts(str(out / "images.parquet"), plan_task(config, num_train, 2), stream_here)
     run(*parts, config, str(out / "alone.state"), "x", Worker())
