@@ -134,8 +134,20 @@ class DlibDetector(nn.Module):
         """
         x = self.layers(tile((images_NCHW.to(self.mean.dtype) - self.mean) / 256))
         with torch.autocast(x.device.type, enabled=False):  # whose steps would be 1/128: many equal scores
-            scores: Tensor = self.score(x.float())
-        return scores[:, 0]
+            return self._scores(x.float())
+
+    def _scores(self, x: Tensor) -> Tensor:
+        """What `self.score` gives [N, H', W'], in a third of its time.
+
+        A convolution to one channel takes as long as one to sixteen. So each place gets its products with all places of
+        the filter as channels, and they are added where they meet.
+        """
+        weight, bias = self.score.weight, self.score.bias
+        assert bias is not None
+        _, channels, side, _ = weight.shape
+        filters = weight[0].flip(1, 2).permute(1, 2, 0).reshape(side * side, channels, 1, 1)
+        products = F.conv2d(x, filters).flatten(2)
+        return F.fold(products, x.shape[2:], side, padding=side // 2)[:, 0] + bias
 
     def find(self, images_NCHW: Tensor, least: float = 0.0) -> list[Found]:
         """The faces in pictures of one size, best first, each at most once, on the CPU; all labels are 0.

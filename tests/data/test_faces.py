@@ -6,7 +6,7 @@ import torch
 
 from cnnray.errors import CheckpointError, UnknownNameError
 from cnnray.nn.face_weights import PUBLISHED, _content, _in_package, load_published
-from cnnray.nn.faces import CROP
+from cnnray.nn.faces import CROP, DlibDetector
 from cnnray.ops.align import align_faces
 from cnnray.ops.decode import decode
 
@@ -66,6 +66,13 @@ def test_faces_are_found_where_dlib_finds_them(cache, photos, data_dir):
         np.testing.assert_allclose(found.boxes_N4, np.array(boxes).reshape(-1, 4), atol=1.01)
         count += len(theirs)
     assert count >= 18
+
+
+def test_scores_are_those_of_a_convolution():
+    torch.manual_seed(0)
+    net, x = DlibDetector(), torch.randn(2, 45, 11, 7)
+    with torch.inference_mode():
+        torch.testing.assert_close(net._scores(x), net.score(x)[:, 0], rtol=1e-5, atol=1e-5)
 
 
 def test_pictures_without_faces_or_too_small_for_one(cache):
