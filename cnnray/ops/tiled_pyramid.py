@@ -65,10 +65,15 @@ def plan_tiling(height: int, width: int) -> Tiling:
 
 
 def tile(images_NCHW: Tensor) -> Tensor:
-    """Pictures of one size as canvases [N, C, height, width] of `plan_tiling`; float, zeros between the levels."""
+    """Pictures of one size as canvases [N, C, height, width] of `plan_tiling`; float, zeros between the levels.
+
+    A canvas lies in memory as the pictures do, channels first or last.
+    """
     count, channels, height, width = images_NCHW.shape
     tiling = plan_tiling(height, width)
-    canvas = images_NCHW.new_zeros(count, channels, tiling.height, tiling.width)
+    canvas = images_NCHW.new_zeros(count, tiling.height, tiling.width, channels).permute(0, 3, 1, 2)
+    if not images_NCHW.is_contiguous(memory_format=torch.channels_last):
+        canvas = canvas.contiguous()  # levels that had to be turned around would cost half of the time
     level = images_NCHW
     for top, left, high, wide in tiling.places:
         if level.shape[-2:] != (high, wide):
