@@ -2,8 +2,8 @@
 
     photo -> boxes (DlibDetector) -> five landmarks (LandmarkForest) -> aligned crops -> embeddings of length 1
 
-On CPUs every core looks for faces in photos of its own, and then embeds crops of whatever photos; on a GPU one photo
-after the other, all crops together.
+On CPUs every core looks for faces in photos of its own (in a single photo all of them do), and then embeds crops of
+whatever photos; on a GPU one photo after the other, all crops together.
 """
 
 import math
@@ -77,6 +77,7 @@ class FacePipeline:
         self._views = self.spec.views(views)
         self._threads = 1 if self.device.type == "cuda" else threads or num_cores()
         self._pool = ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,))
+        self._together = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(self._threads,))
         # measured: in float32 this detector is faster with channels first
         self._memory = torch.channels_last if self.precision == "bfloat16" else torch.contiguous_format
         self._detector = detector.to(self.device, memory_format=self._memory)  # type: ignore[call-overload]
@@ -154,7 +155,7 @@ class FacePipeline:
             OptionError: an array of another shape or type.
         """
         searches = [search] * len(images) if isinstance(search, FaceSearchConfig) else list(search)
-        found = list(self._pool.map(self._find, images, searches))
+        found = list((self._pool if len(images) > 1 else self._together).map(self._find, images, searches))
         good = [one for one in found if isinstance(one, _Found)]
         embedded = iter(self._embedded(good) if embed else [torch.zeros(len(one.scores_N), 0) for one in good])
         paired = [(one, next(embedded)) if isinstance(one, _Found) else one for one in found]
