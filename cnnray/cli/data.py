@@ -1,6 +1,8 @@
-"""`cnnray data`: detection data sets."""
+"""`cnnray data`: public data sets, and detection data sets."""
 
 from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from cnnray.cli.app import Flat, data
 from cnnray.cli.console import say, table
@@ -79,6 +81,36 @@ def data_split(
 
     facts = split_boxes(source, out, config, copy=copy)
     _say_written(facts, out)
+    return facts
+
+
+@data.command(name="fetch")
+def data_fetch(
+    name: str,
+    /,
+    *,
+    out: str,
+    mirror: Annotated[str, Parameter(env_var="CNNRAY_DATA_MIRROR")] = "",
+    keep_archives: bool = True,
+) -> dict[str, Any]:
+    """Bring a public data set into a layout that the other commands read; the same command goes on after any end.
+
+    Args:
+        name: "flowers102", "oxford_iiit_pet", "voc2007", "voc2012", "lfw_people" or "cifar10".
+        out: a folder; the data set becomes OUT/NAME, its archives lie in OUT/archives, also those put there by hand.
+        mirror: a server with the same paths, "https://example.org/copies", in place of the published ones.
+        keep_archives: when the data set is complete.
+    """
+    from cnnray.data.datasets import find_dataset
+    from cnnray.data.fetch_datasets import fetch_dataset
+
+    facts = fetch_dataset(find_dataset(name), out, mirror=mirror, keep_archives=keep_archives)
+    state = "" if facts["new"] else " (complete already)"
+    say(f"{facts['images']:,} images of {facts['classes']:,} classes in {facts['out']}{state}")
+    say(f"licence: {facts['licence']}")
+    say(f"please cite: {facts['citation']}")
+    for command in facts["commands"]:
+        say(f"next: {command}")
     return facts
 
 
