@@ -18,14 +18,18 @@ BIN = Path(sys.executable).parent
 
 
 @contextlib.contextmanager
-def head_node(cpus=2):
-    """A head node that asks for a token, its dashboard on loopback; gives the environment that a submitter needs."""
+def head_node(cpus=2, path=BIN):
+    """A head node that asks for a token, its dashboard on loopback; gives the environment that a submitter needs.
+
+    Its jobs find programs in `path` first.
+    """
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     dashboard = free_port()
     token = Path(folder) / "token"
     token.write_text("only-for-this-test-0123456789abcdef")
     env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
+    env["PATH"] = f"{path}:{env['PATH']}"
     words = ["start", "--head", "--block", f"--num-cpus={cpus}", "--port=0", f"--dashboard-port={dashboard}"]
     # the agent, which takes the jobs, has one fixed port by default: another cluster of this machine may hold it
     words += [f"--dashboard-agent-listen-port={free_port()}"]

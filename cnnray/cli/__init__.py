@@ -18,12 +18,13 @@ from typing import Any
 from cyclopts import CycloptsError
 from cyclopts.config import Env, Toml
 
-from cnnray.cli import (  # noqa: F401 (they add their commands)
+from cnnray.cli import (  # noqa: F401 (most add their commands)
     data,
     evaluate,
     faces,
     features,
     galleries,
+    jobs,
     keys,
     models,
     people,
@@ -54,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Ray writes some of its messages to stdout, which belongs to --json (and to --help, before Ray is there)
         wanted = {"--help", "-h", "--version"} & set(arguments)
         with contextlib.nullcontext() if wanted or not arguments else contextlib.redirect_stdout(sys.stderr):
-            answer = _call(arguments, config_file)
+            jobs.check_version()
+            answer = _call(arguments, config_file, as_json)
     except CnnrayError as error:
         say(f"cnnray: {' '.join(str(error).split())}")
         sys.exit(error.exit_code)
@@ -68,13 +70,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(answer))
 
 
-def _call(arguments: list[str], config_file: str | None) -> Any:
+def _call(arguments: list[str], config_file: str | None, as_json: bool) -> Any:
     app.config = [Env("CNNRAY_", command=False)]
     if config_file is not None:
         if not Path(config_file).is_file():
             raise OptionError(f"expected a TOML file for --config, but there is none at {config_file}")
         app.config = [*app.config, Toml(config_file, use_commands_as_keys=False)]
     try:
+        _, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+        if jobs.is_job(bound):
+            return jobs.submit(arguments, bound, config_file, as_json=as_json)
         return app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         raise OptionError(f"{error} (see --help)") from error
