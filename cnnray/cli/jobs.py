@@ -85,11 +85,14 @@ def submit(words: Sequence[str], bound: BoundArguments, config_file: str | None,
             runtime_env={"env_vars": _variables()} | ({"working_dir": folder} if folder else {}),
         )
     say(f"job {job} at {address}")
+    goes_on = f"the job goes on; follow it: ray job logs --follow {job}   end it: ray job stop {job}"
     try:
         lines = asyncio.run(_show(client, job, as_json))
     except KeyboardInterrupt:
-        say(f"the job goes on; follow it: ray job logs --follow {job}   end it: ray job stop {job}")
+        say(goes_on)
         raise
+    except (OSError, RuntimeError) as error:
+        raise CnnrayError(f"the connection to {address} broke: {error}; if the cluster is there, {goes_on}") from error
     _check_end(client, job, lines)
     return next((json.loads(line) for line in reversed(lines) if _is_object(line)), None) if as_json else None
 
@@ -137,7 +140,8 @@ def _connect(address: str) -> Any:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.WARNING)
+    for name in ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         return JobSubmissionClient(address)
     except AuthenticationError as error:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
+from ray._private.state import state as ray_state
 
 from cnnray.config import SourceConfig
 from cnnray.data.attempts import Cautious, forget_attempts
@@ -22,7 +23,12 @@ from cnnray.errors import CnnrayError, OptionError
 # Readers wait for files, so they hold a fraction of a core. The rest of a node is the actors'.
 READER_CPUS = 0.25
 KEPT_FREE_CPUS = 0.5
+UNITS_PER_NODE = 8  # of work, for which a node is started that does not run: less is done before it is there
+MANY = 100
+_GROUP_LABEL = "ray.io/node-group"
 FAULT = "fault"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ def plan_actors(nodes: Sequence[dict[str, float]], workers: int, gpu: bool) -> A
     """Divide a cluster among actors.
 
     Args:
-        nodes: resources of each living node, as Ray names them ("CPU", "GPU").
+        nodes: resources of each node, as Ray names them ("CPU", "GPU").
         workers: actors wanted; 0 is one per GPU, or one per node that has CPUs.
         gpu: whether each holds a GPU.
 
@@ -70,9 +76,30 @@ def plan_actors(nodes: Sequence[dict[str, float]], workers: int, gpu: bool) -> A
     return ActorPlan(count, math.floor(cpus * 4) / 4, int(gpu), max(1, round(cores / per_node)))
 
 
-def cluster_nodes() -> list[dict[str, float]]:
-    """Resources of the living nodes of the connected cluster."""
-    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+def cluster_nodes(gpu: bool, most_new: int) -> list[dict[str, float]]:
+    """Resources of the living nodes of the connected cluster, and of up to `most_new` that it can start."""
+    living = [node for node in ray.nodes() if node["Alive"]]
+    groups = getattr(ray_state.get_cluster_config(), "node_group_configs", ())  # none of a cluster that does not grow
+    return [dict(node["Resources"]) for node in living] + startable(living, groups, gpu)[:most_new]
+
+
+def startable(living: Sequence[dict[str, Any]], groups: Sequence[Any], gpu: bool) -> list[dict[str, float]]:
+    """Resources of the nodes that a cluster can still start; for work on CPUs those without GPU, if there are any.
+
+    Args:
+        living: nodes, as Ray lists them.
+        groups: types of nodes, as Ray's autoscaler reports them: name, resources, and how many there can be (below 0:
+            any number, of which a hundred are counted).
+        gpu: whether the work is for GPUs.
+    """
+    usable = [group for group in groups if group.resources.get("GPU" if gpu else "CPU", 0) >= 1]
+    cheap = [group for group in usable if gpu or not group.resources.get("GPU", 0)] or usable
+    found = []
+    for group in cheap:
+        running = sum(node.get("Labels", {}).get(_GROUP_LABEL) == group.name for node in living)
+        room = (group.max_count if group.max_count >= 0 else MANY) - running
+        found += [{name: float(value) for name, value in group.resources.items()} for _ in range(room)]
+    return found
 
 
 def work_off(
@@ -88,13 +115,24 @@ def work_off(
         config: says how many actors, and whether on GPUs.
     """
     forget_attempts(run.uri)
-    plan = plan_actors(cluster_nodes(), config.workers, config.gpu)
+    plan = plan_actors(
+        cluster_nodes(config.gpu, config.workers or len(units) // UNITS_PER_NODE or 1), config.workers, config.gpu
+    )
+    _announce(title, units, plan)
     with JobProgress(title, sum(unit.num_rows for unit in units)) as progress:
         arguments = arguments | {"outputs": Outputs(run.uri, run.token), "threads": plan.threads}
         for row in run_units(units, read_unit, stage, arguments, plan):
             yield row
             progress.advance(row["images"])
     forget_attempts(run.uri)
+
+
+def _announce(title: str, units: Sequence[pa.Table], plan: ActorPlan) -> None:
+    """What a job will take, before it takes it."""
+    if plan.count > 1:
+        each = f"{plan.cpus:g} CPUs" + (f" and {plan.gpus} GPU" if plan.gpus else "")
+        images = sum(unit.num_rows for unit in units)
+        logger.info(f"{title}: {images:,} images, {plan.count} workers with {each} each (--workers changes that)")
 
 
 def run_units(

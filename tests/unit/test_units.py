@@ -1,9 +1,11 @@
 """Work units: every row once, partners by id and not by order, fewer rows where files are large; actor plans."""
 
+from types import SimpleNamespace
+
 import pyarrow as pa
 import pytest
 
-from cnnray.data.pipelines import plan_actors
+from cnnray.data.pipelines import plan_actors, startable
 from cnnray.data.units import UNIT_ROWS, plan_units, unit_rows
 from cnnray.errors import OptionError
 
@@ -77,3 +79,16 @@ def test_a_cluster_is_divided_among_actors(nodes, workers, gpu, expected):
 def test_more_than_the_cluster_has_is_refused(nodes, workers, gpu, message):
     with pytest.raises(OptionError, match=message):
         plan_actors(nodes, workers, gpu)
+
+
+def test_nodes_that_a_cluster_can_start_are_counted_without_gpus_for_work_on_cpus():
+    def group(name, most, **resources):
+        return SimpleNamespace(name=name, max_count=most, resources=resources)
+
+    groups = [group("head", 0, CPU=0), group("cpu", 3, CPU=8), group("gpu", 2, CPU=8, GPU=1), group("odd", -1, TPU=4)]
+    living = [{"Labels": {"ray.io/node-group": "cpu"}}, {"Labels": {"ray.io/node-group": "head"}}, {}]
+    assert startable(living, groups, gpu=False) == [{"CPU": 8.0}] * 2
+    assert startable(living, groups, gpu=True) == [{"CPU": 8.0, "GPU": 1.0}] * 2
+    assert startable(living, groups[2:], gpu=False) == [{"CPU": 8.0, "GPU": 1.0}] * 2
+    assert startable([], [group("cpu", -1, CPU=4)], gpu=False) == [{"CPU": 4.0}] * 100
+    assert startable(living, (), gpu=False) == []
