@@ -104,13 +104,14 @@ def plan_stream(config: TrainConfig) -> tuple[float, RayStream]:
     """Divide the cluster's CPUs between trainers and the tasks that make their batches.
 
     Returns:
-        CPUs that each trainer reserves, and the stream of each. Where trainers take all CPUs both share them: a
-        trainer that reserved a whole one would wait for ever for tasks that never get a place.
+        CPUs that each trainer reserves, and the stream of each. Where there are not two more CPUs for each trainer both
+        share them: a trainer that reserved a whole one would wait for ever for tasks that never get a place, also where
+        the driver of a job has reserved a part of the only one that is left.
     """
     connect()
     workers = config.worker_range[1]
     spare = ray.cluster_resources().get("CPU", 0) - workers
-    if spare < workers:
+    if spare < 2 * workers:
         return 0.75, RayStream(cpus=0.25, tasks=1)
     return 1.0, RayStream(cpus=1.0, tasks=min(MAX_STREAM_TASKS, int(spare // workers)))
 
