@@ -1,5 +1,6 @@
 """The recipes of jobs/, submitted for real to a head node that the test starts and ends by its pid."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -11,9 +12,12 @@ from cnnray.config import RecordConfig
 from cnnray.data.runs import read_manifest
 from cnnray.infer.gallery.gallery import Gallery
 from cnnray.infer.gallery.record import Record
+from tests.detectors import write_shapes
 from tests.heads import BIN, head_node
+from tests.painters import write_pictures
 from tests.people import link_people
 from tests.ray.test_features import make_photos
+from tests.ray.test_train_faces import link_orl
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -58,3 +62,47 @@ def test_enrolment_into_postgresql_as_a_cluster_job(head, postgres, data_dir, tm
     record = Record(url)
     assert Gallery.open(record, "staff", RecordConfig(record=url)).describe()["identities"] == 2
     record.close()
+
+
+def test_every_recipe_has_a_docstring_with_its_command():
+    for path in sorted((ROOT / "jobs").glob("*.py")):
+        text = ast.get_docstring(ast.parse(path.read_text()))
+        assert f"python jobs/{path.name} " in text and "ray job submit --working-dir . " in text, path
+        assert "Hardware: " in text, path
+
+
+NET = ["--backbone", "residual:size=32,width=0.25", "--weights", "none"]
+TINY = ["--epochs", "2", "--batch-size", "8"]
+
+
+def test_networks_are_trained_measured_and_looked_into_as_cluster_jobs(head, tmp_path):
+    photos, trained, measured = make_photos(tmp_path / "photos", 24), tmp_path / "trained", tmp_path / "measured"
+    done = submit(head, "finetune_classifier", photos, "--out", trained, *NET, *TINY)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = submit(head, "evaluate", "classify", trained / "checkpoint", photos, "--out", measured)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert 0 <= json.loads((measured / "metrics.json").read_text())["accuracy"] <= 1
+    words = [*NET, "--layers", "stem", "--filters", "2"]
+    done = submit(head, "visualize_filters", photos, "--out", tmp_path / "atlas", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "atlas" / "index.html").exists()
+
+
+def test_a_detector_and_an_embedder_are_trained_as_cluster_jobs(head, data_dir, tmp_path):
+    boxes, people = write_shapes(tmp_path / "boxes", 8), link_orl(data_dir, tmp_path / "people", people=6)
+    words = ["--backbone", "residual:width=0.25", "--weights", "none", "--size", "96", "--width", "16", *TINY]
+    done = submit(head, "train_detector", boxes, "--out", tmp_path / "detector", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "detector" / "checkpoint" / "card.json").exists()
+    words = ["--start", "residual:size=64,width=0.25", "--weights", "none", "--num-features", "16", "--epochs", "1"]
+    words += ["--batch-size", "6", "--images-per-person", "3", "--val-people", "0.4"]
+    done = submit(head, "train_faces", people, "--out", tmp_path / "embedder", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "embedder" / "checkpoint" / "card.json").exists()
+
+
+def test_a_folder_is_painted_as_a_cluster_job(head, tmp_path):
+    photos, _ = write_pictures(tmp_path / "pictures", 4)
+    done = submit(head, "stylize_folder", photos, "--style", "stained_glass", "--out", tmp_path / "painted")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list((tmp_path / "painted" / "painted").iterdir())) == 4

@@ -113,7 +113,7 @@ def launches(config, demands, passed_over=None):
 def test_machines_come_by_kind_spot_first_and_never_more_than_the_most(name):
     config = load(name)
     assert launches(config, [{"CPU": 0.25}]) == {"cpu-spot": 1}  # a job's driver, as the file's commands ask for it
-    assert launches(config, [{"gpu_machine": 0.01}]) == {"gpu-spot": 1}
+    assert launches(config, [{"GPU": 1}]) == {"gpu-spot": 1}
     assert launches(config, [{"CPU": 1}] * 16) == {"cpu-spot": 2}
     assert launches(config, [{"GPU": 1, "CPU": 1}] * 5) == {"gpu-spot": 4, "gpu": 1}
     assert launches(config, [{"CPU": 8}] * 99) == {"cpu-spot": 8, "cpu": 2}  # and no GPU machine for work on CPUs

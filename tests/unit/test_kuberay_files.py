@@ -165,7 +165,7 @@ def test_ray_scales_the_cluster_as_its_file_says():
     config = _derive_autoscaling_config_from_ray_cr(copy.deepcopy(load("raycluster")[0]))
     assert config["idle_timeout_minutes"] == 5
     assert launches(config, [{"CPU": 0.25}]) == {"cpu": 1}  # a job's driver, as the file's commands ask for it
-    assert launches(config, [{"gpu_machine": 0.01}]) == {"gpu": 1}
+    assert launches(config, [{"GPU": 1}]) == {"gpu": 1}
     assert launches(config, [{"CPU": 1}] * 9) == {"cpu": 3}
     assert launches(config, [{"CPU": 4}, {"GPU": 1}] * 99) == {"cpu": 8, "gpu": 2}
 
