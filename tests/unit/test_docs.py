@@ -25,14 +25,15 @@ from cnnray.train.loop import Worker, run
 from cnnray.train.state import load_state
 from tests.commands import code_in_text, commands_in_blocks, commands_in_text, is_only_named, parse_command
 from tests.feature_tables import make_table
+from tests.unit.test_client import OK, Scripted
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 GUIDE = ROOT / "CONTRIBUTING.md"
 WRITTEN = [*sorted(set(DOCS.glob("*.md")) - {DOCS / "errors.md"}), GUIDE]  # errors.md is made of a table
 FEATURES = (
-    "classify", "segment", "detect", "faces", "galleries", "stylize", "visualize", "networks", "service", "console",
-    "cluster",
+    "classify", "segment", "detect", "faces", "galleries", "stylize", "visualize", "networks", "service", "client",
+    "console", "cluster",
 )  # fmt: skip
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in WRITTEN}
 RESULTS = (ROOT / "benchmarks" / "RESULTS.md").read_text()
@@ -121,7 +122,22 @@ def test_every_page_is_in_the_list_and_in_reach():
 def test_a_page_about_a_feature_is_short_and_has_its_parts(name):
     text = PAGES[f"docs/{name}.md"]
     assert [title for title in re.findall(r"^## (.+)$", text, flags=re.M)] == ["When", "How", "Figures", "Limits"]
-    assert len(text.splitlines()) <= 80 and commands_in_blocks(text)
+    most = 100 if "\n![" in text else 80  # a picture brings the sentences that say what it shows
+    assert len(text.splitlines()) <= most and commands_in_blocks(text)
+
+
+@pytest.mark.parametrize("block", re.findall(r"^```python\n(.*?)^```", PAGES["docs/client.md"], flags=re.M | re.S))
+def test_an_example_of_the_client_prints_the_label_of_every_photo(block, tmp_path, monkeypatch, capsys):
+    photos = [tmp_path / "photo.jpg", tmp_path / "photos" / "1.jpg", tmp_path / "photos" / "2.jpg"]
+    photos[1].parent.mkdir()
+    for photo in photos:
+        photo.write_bytes(b"a photo")
+    monkeypatch.chdir(tmp_path)
+    with Scripted(OK) as service:
+        assert "http://127.0.0.1:8000" in block
+        exec(compile(block.replace("http://127.0.0.1:8000", service.url), "client.md", "exec"), {"__name__": "example"})
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == (["photos/1.jpg cat", "photos/2.jpg cat"] if "asyncio" in block else ["cat"])
 
 
 # --- figures ------------------------------------------------------------------------------------------------------
