@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import ray
 
-from cnnray.errors import OptionError, StorageError
+from cnnray.errors import CnnrayError, OptionError, StorageError
 
 MAX_STORE_BYTES = 2 * 1024**3
 MAX_STORE_SHARE = 0.2
@@ -34,6 +34,7 @@ def connect(address: str | None = None) -> None:
     Raises:
         OptionError: no Ray cluster answers at the address.
         StorageError: the local cluster could not be started, for example because the disk is full.
+        CnnrayError: it could not for another reason, such as a machine that is too busy.
     """
     if ray.is_initialized():
         return
@@ -92,6 +93,9 @@ def _start() -> None:
         _init(address="local", include_dashboard=False, object_store_memory=store_bytes())
     except OSError as error:
         raise StorageError(f"could not start Ray on this machine: {error}") from error
+    except Exception as error:  # Ray has no kind of its own for it
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise CnnrayError(f"could not start Ray on this machine, which may be overloaded: {said[0]}") from error
 
 
 @contextlib.contextmanager

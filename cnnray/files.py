@@ -9,21 +9,31 @@ import errno
 import json
 import os
 import posixpath
+import socket
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from cnnray.errors import StorageError
+from cnnray.errors import OptionError, StorageError
+
+_CLOUDS = {"aiobotocore", "aiohttp", "botocore", "gcsfs", "google"}
 
 
 def filesystem(uri: str) -> tuple[Any, str]:
-    """The fsspec filesystem of `uri` and the path inside it."""
-    fs, path = fsspec.core.url_to_fs(os.fspath(uri))
+    """The fsspec filesystem of `uri` and the path inside it.
+
+    Raises:
+        OptionError: nothing that is installed reads such a URI.
+    """
+    try:
+        fs, path = fsspec.core.url_to_fs(os.fspath(uri))
+    except (ImportError, ValueError) as error:
+        raise OptionError(f"cannot read and write {uri}: {error}") from error
     return fs, path
 
 
@@ -43,9 +53,10 @@ def absolute(uri: str) -> str:
 
 
 def exists(uri: str) -> bool:
-    """Whether a file or folder is there."""
+    """Whether a file or folder is there; StorageError where that cannot be told."""
     fs, path = filesystem(uri)
-    return bool(fs.exists(path))
+    with storage_errors(uri):
+        return bool(fs.exists(path))
 
 
 def list_files(uri: str, suffix: str = "") -> list[str]:
@@ -70,7 +81,14 @@ def _names(uri: str, kind: str) -> list[str]:
             entries = fs.ls(path, detail=True)
     except FileNotFoundError:
         return []
-    return sorted(posixpath.basename(e["name"].rstrip("/")) for e in entries if e["type"] == kind)
+    return sorted(posixpath.basename(e["name"].rstrip("/")) for e in entries if _kind(fs, e) == kind)
+
+
+def _kind(fs: Any, entry: dict[str, Any]) -> str:
+    """ "file" or "directory", also of what a link leads to: a mounted secret of Kubernetes consists of links."""
+    if not entry.get("islink"):
+        return str(entry["type"])
+    return "directory" if fs.isdir(entry["name"]) else "file" if fs.isfile(entry["name"]) else "other"
 
 
 def read_bytes(uri: str) -> bytes:
@@ -97,7 +115,7 @@ def write_bytes(uri: str, content: bytes) -> None:
             with _replacing_local(Path(path)) as file:
                 file.write(content)
         else:
-            fs.pipe_file(path, content)
+            _put(uri, lambda: fs.pipe_file(path, content))
 
 
 @contextlib.contextmanager
@@ -112,7 +130,15 @@ def replacing(uri: str) -> Iterator[BinaryIO]:
         with _replacing_local(place) as file:
             yield file
         if not local:
-            fs.put_file(str(place), path)
+            _put(uri, lambda: fs.put_file(str(place), path))
+
+
+def _put(uri: str, write: Callable[[], None]) -> None:
+    """Write to an object store, where only the bucket can be absent."""
+    try:
+        write()
+    except FileNotFoundError as error:
+        raise StorageError(f"cannot write {uri}: {error}") from error
 
 
 def read_json(uri: str) -> Any:
@@ -141,7 +167,10 @@ def remove(uri: str) -> None:
 
 @contextlib.contextmanager
 def storage_errors(uri: str) -> Iterator[None]:
-    """Turn the operating system's I/O errors into StorageError, with a sentence; FileNotFoundError passes."""
+    """Turn I/O errors of the operating system and of clouds' libraries into StorageError, with a sentence.
+
+    FileNotFoundError passes.
+    """
     try:
         yield
     except FileNotFoundError:
@@ -149,10 +178,19 @@ def storage_errors(uri: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageError(
-                f"no space left while writing {uri}; what was written before is safe: free some space and run the "
-                "same command again"
+                f"no space left on {socket.gethostname()} while writing {uri}; what was written before is safe: free "
+                "some space and run the same command again"
+            ) from error
+        if isinstance(error, PermissionError) and "://" in uri:
+            raise StorageError(
+                f"not allowed to access {uri}: {error}; the credentials of this machine lack rights for the bucket, or "
+                "are others than you think"
             ) from error
         raise StorageError(f"cannot access {uri}: {error.strerror or error}") from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] in _CLOUDS:  # no credentials, no such endpoint, ...
+            raise StorageError(f"cannot access {uri}: {' '.join(str(error).split())}") from error
+        raise
 
 
 @contextlib.contextmanager

@@ -243,7 +243,7 @@ def list_people(root: str) -> dict[str, list[str]]:
         DataError: there is no such folder, or no image in its sub-folders.
     """
     fs, path = files.filesystem(root)
-    if not fs.isdir(path):
+    if not (files.exists(root) and fs.isdir(path)):
         raise DataError(f"expected a folder with a sub-folder of images for every person, but {root} is none")
     entries = [posixpath.basename(e["name"].rstrip("/")) for e in fs.ls(path, detail=True) if fs.isdir(e["name"])]
     listed = _list_folders(root, (name for name in entries if not name.startswith(".")))

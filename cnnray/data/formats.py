@@ -36,7 +36,7 @@ def read_annotations(source: str, images: str = "") -> Annotations:
         DataError: nothing there, none of the formats, or no image with annotations at all.
     """
     fs, path = files.filesystem(source)
-    if not fs.exists(path):
+    if not files.exists(source):
         raise DataError(f"expected a detection data set, but there is nothing at {source}")
     found = _read_file(source, images) if not fs.isdir(path) else _read_folder(source, images)
     if not found.table.num_rows:

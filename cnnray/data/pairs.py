@@ -40,7 +40,7 @@ def build_pairs(source: str, config: PairsConfig) -> pa.Table:
         DataError: no such source, no images, images without masks, two files of one name.
     """
     fs, path = files.filesystem(source)
-    if not fs.exists(path):
+    if not files.exists(source):
         raise DataError(f"expected a folder with images and masks or a manifest, but there is nothing at {source}")
     table = _from_folder(source) if fs.isdir(path) else _from_manifest(source, config)
     if not table.num_rows:

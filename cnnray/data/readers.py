@@ -46,7 +46,7 @@ def build_index(source: str, config: ManifestConfig, *, split: str = "", seed: i
         DataError: no such source, no images in it, a missing column, an id twice, images beside class folders.
     """
     fs, path = files.filesystem(source)
-    if not fs.exists(path):
+    if not files.exists(source):
         raise DataError(f"expected a folder of images or a manifest, but there is nothing at {source}")
     table = index_folder(source) if fs.isdir(path) else index_manifest(source, config)
     if not table.num_rows:
