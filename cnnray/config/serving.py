@@ -55,7 +55,7 @@ class ServeConfig:
             model waits so long for company where the batch before had some.
         max_wait_s: seconds after which an image whose turn has not come gets 503, so that under too much load those
             that are answered are answered soon, and no work is done for who has given up.
-        max_ongoing, max_queued: requests in work, and waiting, per replica and per proxy; more get 503.
+        max_ongoing, max_queued: requests that a replica works on, and that wait in its queue; more get 503.
         max_body_mb: largest request body in MiB; more gets 413.
         access_log: whether each request is logged, by its id, route, status, milliseconds and the id of its key: no
             path, image, name, face or embedding.

@@ -216,7 +216,7 @@ def deploy(config: ServeConfig) -> Any:
     deployment = serve.deployment(
         name=Galleries.__name__,
         num_replicas=most if shared else 1,
-        max_ongoing_requests=config.max_ongoing,
+        max_ongoing_requests=config.max_ongoing + config.max_queued,  # as in `replica.deploy`: never Serve's own queue
         max_queued_requests=config.max_queued,
         ray_actor_options={"num_cpus": 0},
     )

@@ -105,7 +105,7 @@ def deploy(config: ServeConfig) -> Any:
     deployment = serve.deployment(
         name="StylizeJobs",
         num_replicas=1,
-        max_ongoing_requests=config.max_ongoing,
+        max_ongoing_requests=config.max_ongoing + config.max_queued,
         max_queued_requests=config.max_queued,
         ray_actor_options={"num_cpus": 0},
     )
