@@ -17,6 +17,7 @@ from cnnray.config import ServeConfig
 from cnnray.errors import CnnrayError
 from cnnray.serve.app import down, up
 from tests.classifiers import save_classifier
+from tests.browsing import encoded
 from tests.painters import draw_photo
 
 node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
@@ -25,7 +26,7 @@ others = [cluster.add_node(**node) for _ in range(2)]
 cluster.connect()
 checkpoint = save_classifier(sys.argv[1])
 url = up(ServeConfig(classifier=checkpoint, replicas=2, port=0))
-photo = draw_photo()
+photo = encoded(draw_photo(), "PNG")
 answers, faults, stop = [], [], threading.Event()
 
 def running():
@@ -68,11 +69,12 @@ down()
 assert not faults, faults
 assert set(answers) == {right} and len(answers) > asked, (right, answers[:5])
 print(f"whole again after {whole:.0f} s, {len(answers)} answers")
+sys.stdout.flush()
 """
 
 
 def test_a_lost_node_is_no_fault_for_callers_that_repeat(tmp_path):
     command = [sys.executable, "-W", "ignore", "-c", PROGRAM, str(tmp_path / "classifier")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "whole again after" in done.stdout
+    # the exit code says no more: Ray ends the driver of a cluster that has lost nodes with 1
+    assert "whole again after" in done.stdout, done.stderr[-3000:]
