@@ -42,9 +42,11 @@ def test_features_and_head_in_a_bucket_are_those_on_a_disk(bucket, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_killed_command_goes_on_in_the_bucket(bucket):
+def test_a_killed_command_goes_on_in_the_bucket(bucket, tmp_path):
     env, _ = bucket
-    words = ["features", "build", PHOTOS, "--out", f"s3://{BUCKET}/killed", "--views", "4", "--no-compile"]
+    store(env).put(str(make_photos(tmp_path / "many", 700)), f"{BUCKET}/many", recursive=True)  # three units of work
+    words = ["features", "build", f"s3://{BUCKET}/many", "--out", f"s3://{BUCKET}/killed", "--no-compile"]
+    words += ["--workers", "1"]
     first = subprocess.Popen([BIN / "cnnray", *words], env=env, stderr=subprocess.DEVNULL)
     while not store(env).glob(f"{BUCKET}/killed/features/*"):
         assert first.poll() is None, "the command ended before it could be killed"
@@ -53,7 +55,7 @@ def test_a_killed_command_goes_on_in_the_bucket(bucket):
     assert not store(env).exists(f"{BUCKET}/killed/manifest.json")
     done = command(env, *words)
     assert done.returncode == 0, done.stderr
-    assert "300 features of 60 images" in done.stderr
+    assert "700 features of 700 images" in done.stderr
 
 
 def test_what_is_wrong_with_a_bucket_is_told(bucket, tmp_path):
