@@ -81,12 +81,15 @@ def _names(uri: str, kind: str) -> list[str]:
             entries = fs.ls(path, detail=True)
     except FileNotFoundError:
         return []
-    return sorted(posixpath.basename(e["name"].rstrip("/")) for e in entries if _kind(fs, e) == kind)
+    return sorted(posixpath.basename(e["name"].rstrip("/")) for e in entries if kind_of(fs, e) == kind)
 
 
-def _kind(fs: Any, entry: dict[str, Any]) -> str:
-    """ "file" or "directory", also of what a link leads to: a mounted secret of Kubernetes consists of links."""
-    if not entry.get("islink"):
+def kind_of(fs: Any, entry: dict[str, Any]) -> str:
+    """ "file", "directory" or "other", of an entry that `fs.ls` lists; of a link, that of what it leads to.
+
+    Some stores list a link as one, some as a file. A mounted secret of Kubernetes consists of links.
+    """
+    if entry["type"] == "directory" or (entry["type"] == "file" and not entry.get("islink")):
         return str(entry["type"])
     return "directory" if fs.isdir(entry["name"]) else "file" if fs.isfile(entry["name"]) else "other"
 

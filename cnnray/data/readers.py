@@ -7,7 +7,6 @@ by Ray tasks and come back as Arrow columns, so the driver never holds an object
 import os
 import posixpath
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -63,10 +62,11 @@ def index_folder(source: str) -> pa.Table:
     """Index a folder: its sub-folders are listed in parallel by Ray tasks."""
     fs, root = files.filesystem(source)
     entries = [e for e in fs.ls(root, detail=True) if not _hidden(e["name"])]
-    folders = sorted(posixpath.basename(e["name"].rstrip("/")) for e in entries if _is_folder(fs, e))
+    folders = sorted(posixpath.basename(e["name"].rstrip("/")) for e in entries if files.kind_of(fs, e) == "directory")
     task = ray.remote(num_cpus=0.25)(list_images)
     listed = ray.get([task.remote(source, folder) for folder in folders])
-    beside = sorted(posixpath.basename(e["name"]) for e in entries if _is_image(e["name"]) and not _is_folder(fs, e))
+    pictures = [e for e in entries if _is_image(e["name"])]
+    beside = sorted(posixpath.basename(e["name"]) for e in pictures if files.kind_of(fs, e) != "directory")
     if not any(len(column) for column in listed):
         return _rows(source, pa.array(beside, pa.string()), None, "train")
     if beside:
@@ -201,13 +201,6 @@ def _check_unique(table: pa.Table, source: str) -> None:
             f"expected every id of {source} once, but {repeated.num_rows} come more than once, such as "
             f"{repeated['id'][0].as_py()!r}; add a column 'id' that tells the rows apart"
         )
-
-
-def _is_folder(fs: Any, entry: dict[str, Any]) -> bool:
-    # a link to a folder is listed as a link, or as a file, by some stores
-    if entry["type"] == "directory":
-        return True
-    return bool((entry["type"] != "file" or entry.get("islink", False)) and fs.isdir(entry["name"]))
 
 
 def _is_image(name: str) -> bool:
