@@ -77,12 +77,13 @@ def _call(arguments: list[str], config_file: str | None, as_json: bool) -> Any:
             raise OptionError(f"expected a TOML file for --config, but there is none at {config_file}")
         app.config = [*app.config, Toml(config_file, use_commands_as_keys=False)]
     try:
-        _, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
-        if jobs.is_job(bound):
-            return jobs.submit(arguments, bound, config_file, as_json=as_json)
-        return app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         raise OptionError(f"{error} (see --help)") from error
+    if jobs.is_job(bound):
+        _, words = _take_value(arguments, "--address")
+        return jobs.submit(words, bound, config_file, as_json=as_json)
+    return command(*bound.args, **bound.kwargs)
 
 
 def _take_flag(arguments: list[str], flag: str) -> tuple[bool, list[str]]:

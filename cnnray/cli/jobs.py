@@ -58,7 +58,7 @@ def submit(words: Sequence[str], bound: BoundArguments, config_file: str | None,
     """Run a command line as a job and show what it prints; where it fails, end with its exit code.
 
     Args:
-        words: of the command, without --json and --config.
+        words: of the command, without --json, --config and --address.
         bound: the same, parsed; its `address` is the URL of the dashboard. The cluster's token is that of
             RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
         config_file: travels with the job.
@@ -76,7 +76,8 @@ def submit(words: Sequence[str], bound: BoundArguments, config_file: str | None,
     refuse_local_paths(bound)
     address = bound.arguments["address"]
     client = _connect(address)
-    command = ["python", "-m", "cnnray", *_without_address(words)]
+    # an address of its own: that of this command may also stand in the file
+    command = ["python", "-m", "cnnray", *words, "--address", "auto"]
     command += ["--config", _CONFIG] if config_file else []
     command += ["--json"] if as_json else []
     with _working_dir(config_file) as folder:
@@ -84,17 +85,17 @@ def submit(words: Sequence[str], bound: BoundArguments, config_file: str | None,
             entrypoint=shlex.join(command),
             runtime_env={"env_vars": _variables()} | ({"working_dir": folder} if folder else {}),
         )
-    say(f"job {job} at {address}")
     goes_on = f"the job goes on; follow it: ray job logs --follow {job}   end it: ray job stop {job}"
     try:
-        lines = asyncio.run(_show(client, job, as_json))
+        say(f"job {job} at {address}")
+        lines = asyncio.run(_show(client, job, as_json=as_json))
     except KeyboardInterrupt:
         say(goes_on)
         raise
     except (OSError, RuntimeError) as error:
         raise CnnrayError(f"the connection to {address} broke: {error}; if the cluster is there, {goes_on}") from error
     _check_end(client, job, lines)
-    return next((json.loads(line) for line in reversed(lines) if _is_object(line)), None) if as_json else None
+    return next(filter(None, map(_json_object, reversed(lines))), None) if as_json else None
 
 
 def refuse_local_paths(bound: BoundArguments) -> None:
@@ -122,16 +123,6 @@ def _values(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield from ((name, item) for item in value if isinstance(item, str))
         elif isinstance(value, str) and value:
             yield name, value
-
-
-def _without_address(words: Sequence[str]) -> list[str]:
-    kept = list(words)
-    for at, word in enumerate(words):
-        if word == "--address":
-            return kept[:at] + kept[at + 2 :]
-        if word.startswith("--address="):
-            return kept[:at] + kept[at + 1 :]
-    return kept
 
 
 def _connect(address: str) -> Any:
@@ -174,21 +165,18 @@ def _working_dir(config_file: str | None) -> Iterator[str]:
         yield ""
         return
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            shutil.copyfile(config_file, Path(folder, _CONFIG))
-        except OSError as error:
-            raise OptionError(f"expected a TOML file for --config, got {config_file}: {error.strerror}") from error
+        shutil.copyfile(config_file, Path(folder, _CONFIG))
         yield folder
 
 
-async def _show(client: Any, job: str, as_json: bool) -> list[str]:
-    """Show a job's lines as they come, until it ends; the lines."""
+async def _show(client: Any, job: str, *, as_json: bool) -> list[str]:
+    """Show a job's lines as they come, but for JSON where it is asked for, until it ends; all lines."""
     lines, rest = [], ""
     async for part in client.tail_job_logs(job):
         *whole, rest = (rest + part).split("\n")
         for line in whole:
             lines.append(line)
-            if not (as_json and _is_object(line)):
+            if not (as_json and _json_object(line)):
                 say(line)
     return [*lines, rest] if rest else lines
 
@@ -209,8 +197,10 @@ def _check_end(client: Any, job: str, lines: Sequence[str]) -> None:
     sys.exit(info.driver_exit_code)
 
 
-def _is_object(line: str) -> bool:
+def _json_object(line: str) -> dict[str, Any] | None:
+    """The JSON object that is the whole line, if it is one."""
     try:
-        return isinstance(json.loads(line), dict)
+        found = json.loads(line)
     except ValueError:
-        return False
+        return None
+    return found if isinstance(found, dict) else None

@@ -42,7 +42,9 @@ def submit(env, *command, cwd=None, **variables):
 
 def test_a_command_runs_as_a_job_with_the_options_of_this_machine(head, photos, tmp_path):
     config = tmp_path / "small.toml"
-    config.write_text('batch_size = 8\nsplit = "train=0.7,val=0.3"\n')
+    # the address, too: the job must not take it for its own, and submit itself again
+    address = head["RAY_API_SERVER_ADDRESS"]
+    config.write_text(f'batch_size = 8\nsplit = "train=0.7,val=0.3"\naddress = "{address}"\n')
     build = ["features", "build", photos, "--out", tmp_path / "run"]
     done = submit(head, *build, "--config", config, "--json", CNNRAY_COMPILE="false")
     assert done.returncode == 0, done.stderr
