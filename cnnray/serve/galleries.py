@@ -24,6 +24,7 @@ from cnnray.infer.gallery.results import Recognition
 from cnnray.infer.gallery.rows import Contract, FaceRow, GalleryRow, IdentityRow
 from cnnray.serve.answers import outcome, unless_error
 from cnnray.serve.metrics import GalleryMetrics
+from cnnray.serve.replica import queues
 
 NAME = "galleries"
 UPKEEP_SECONDS = 3.0
@@ -216,8 +217,7 @@ def deploy(config: ServeConfig) -> Any:
     deployment = serve.deployment(
         name=Galleries.__name__,
         num_replicas=most if shared else 1,
-        max_ongoing_requests=config.max_ongoing + config.max_queued,  # as in `replica.deploy`: never Serve's own queue
-        max_queued_requests=config.max_queued,
+        **queues(config),
         ray_actor_options={"num_cpus": 0},
     )
     return deployment(Galleries).bind(config)

@@ -118,15 +118,23 @@ def deploy(name: str, replica: type[Replica], config: ServeConfig) -> Any:
     """The deployment of the model of that option: bounded queues, and what a replica reserves."""
     deployment = serve.deployment(
         name=replica.__name__,
-        # The replica's own queue knows how long the wait is. Serve's, in front of it, asks a full replica again after
-        # ever longer pauses, in which it stands idle.
-        max_ongoing_requests=config.max_ongoing + config.max_queued,
-        max_queued_requests=config.max_queued,
         max_surge_percent=config.max_surge_percent,
         ray_actor_options={"num_cpus": 1, "num_gpus": config.gpu_share * config.gpu},
+        **queues(config),
         **scaling(config, *config.replica_range(name)),
     )
     return deployment(replica).bind(config)
+
+
+def queues(config: ServeConfig) -> dict[str, Any]:
+    """Options of a deployment whose replicas hold what waits: theirs is the queue that knows how long the wait is.
+
+    Serve's, in front of a replica, asks a full one again after ever longer pauses, in which it stands idle.
+    """
+    return {
+        "max_ongoing_requests": config.max_ongoing + config.max_queued,
+        "max_queued_requests": config.max_queued,
+    }
 
 
 def scaling(config: ServeConfig, low: int, high: int) -> dict[str, Any]:

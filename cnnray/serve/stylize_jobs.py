@@ -18,6 +18,7 @@ from cnnray.errors import JobError
 from cnnray.infer.stylize_job import paint_job
 from cnnray.infer.stylize_jobs import StylizeJobs
 from cnnray.serve.answers import outcome
+from cnnray.serve.replica import queues
 
 NAME = "stylize_jobs"
 _TEND_SECONDS = 0.5
@@ -105,8 +106,7 @@ def deploy(config: ServeConfig) -> Any:
     deployment = serve.deployment(
         name="StylizeJobs",
         num_replicas=1,
-        max_ongoing_requests=config.max_ongoing + config.max_queued,
-        max_queued_requests=config.max_queued,
+        **queues(config),
         ray_actor_options={"num_cpus": 0},
     )
     return deployment(Jobs).bind(config)
