@@ -16,11 +16,6 @@ from cnnray.errors import UnknownNameError
 _OXFORD = "https://www.robots.ox.ac.uk/~vgg/data"
 _VOC = "https://thor.robots.ox.ac.uk/pascal/VOC"
 _FIGSHARE, _LFW = "https://ndownloader.figshare.com/files", "http://vis-www.cs.umass.edu/lfw"
-_VOC_LICENCE = "the photos are from Flickr, whose terms of use hold for them"
-_VOC_CITATION = (
-    "M. Everingham, L. Van Gool, C. K. I. Williams, J. Winn, A. Zisserman: The PASCAL Visual Object Classes (VOC) "
-    "Challenge. International Journal of Computer Vision 88 (2010)"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,9 +133,26 @@ _PETS = DataSet(
     citation="O. M. Parkhi, A. Vedaldi, A. Zisserman, C. V. Jawahar: Cats and Dogs. CVPR (2012)",
 )
 
-_VOC_2007 = DataSet(
-    name="voc2007",
-    archives=(
+
+def _voc(year: int, archives: tuple[Archive, ...], unpacked_bytes: int) -> DataSet:
+    """The challenge of a year."""
+    return DataSet(
+        name=f"voc{year}",
+        archives=archives,
+        unpacked_bytes=unpacked_bytes,
+        lay_out=partial(lay_out_voc, f"VOC{year}"),
+        commands=("cnnray data inspect {out}", f"cnnray train detect {{out}} --out runs/voc{year}"),
+        licence="the photos are from Flickr, whose terms of use hold for them",
+        citation=(
+            "M. Everingham, L. Van Gool, C. K. I. Williams, J. Winn, A. Zisserman: The PASCAL Visual Object Classes "
+            "(VOC) Challenge. International Journal of Computer Vision 88 (2010)"
+        ),
+    )
+
+
+_VOC_2007 = _voc(
+    2007,
+    (
         Archive(
             name="VOCtrainval_06-Nov-2007.tar",
             urls=(f"{_VOC}/voc2007/VOCtrainval_06-Nov-2007.tar",),
@@ -156,16 +168,12 @@ _VOC_2007 = DataSet(
             sha256="6836888e2e01dca84577a849d339fa4f73e1e4f135d312430c4856b5609b4892",
         ),
     ),
-    unpacked_bytes=960_000_000,
-    lay_out=partial(lay_out_voc, "VOC2007"),
-    commands=("cnnray data inspect {out}", "cnnray train detect {out} --out runs/voc2007"),
-    licence=_VOC_LICENCE,
-    citation=_VOC_CITATION,
+    960_000_000,
 )
 
-_VOC_2012 = DataSet(
-    name="voc2012",
-    archives=(
+_VOC_2012 = _voc(
+    2012,
+    (
         Archive(
             name="VOCtrainval_11-May-2012.tar",
             urls=(f"{_VOC}/voc2012/VOCtrainval_11-May-2012.tar",),
@@ -174,11 +182,7 @@ _VOC_2012 = DataSet(
             sha256="e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
         ),
     ),
-    unpacked_bytes=2_100_000_000,
-    lay_out=partial(lay_out_voc, "VOC2012"),
-    commands=("cnnray data inspect {out}", "cnnray train detect {out} --out runs/voc2012"),
-    licence=_VOC_LICENCE,
-    citation=_VOC_CITATION,
+    2_100_000_000,
 )
 
 _LFW_PEOPLE = DataSet(
