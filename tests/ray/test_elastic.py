@@ -1,30 +1,22 @@
 """Training on a cluster of several nodes that loses one: `--workers MIN:MAX` goes on with those that are left."""
 
-import subprocess
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.nodes import run_program
 
 PROGRAM = """
-import functools, os, sys, threading, time
-os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+import functools, sys, threading, time
 import torch
 torch.set_num_threads(1)
-from ray.cluster_utils import Cluster
 from cnnray.config import ClassifyConfig
 from cnnray.train.head import build_parts
 from cnnray.train.launch import launch
 from cnnray.train.loop import Worker, run
 from cnnray.train.state import load_history, load_state
 from tests.feature_tables import make_table
+from tests.nodes import start_nodes
 from tests.ray.test_train_classify import write_run
 
 folder = sys.argv[1]
-memory = 100 * 2**20
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": memory})
-second = cluster.add_node(num_cpus=1, object_store_memory=memory)
-cluster.connect()
+cluster, (second,) = start_nodes(2)
 
 table = make_table((60, 50, 40), dim=64, views=1, val_per_class=8)
 features = write_run(f"{folder}/features", table)
@@ -54,7 +46,6 @@ print("lost a node after", lost[0], "epochs")
 
 
 def test_a_node_that_is_lost_costs_an_epoch_at_most(tmp_path):
-    command = [sys.executable, "-W", "ignore", "-c", PROGRAM, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    done = run_program(PROGRAM, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "lost a node after" in done.stdout
