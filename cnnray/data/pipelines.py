@@ -1,111 +1,36 @@
 """Ray around the plain stages: actors sized to the cluster, work units in, counts out, our errors unwrapped."""
 
 import logging
-import math
 import pickle
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import ray
 import ray.data
-from ray._private.state import state as ray_state
 
 from cnnray.config import SourceConfig
+from cnnray.data.actors import READER_CPUS, ActorPlan, NodesLost, plan_on_cluster, watch
 from cnnray.data.attempts import Cautious, forget_attempts
 from cnnray.data.feature_store import Outputs
 from cnnray.data.fetch import read_unit
 from cnnray.data.progress import JobProgress
 from cnnray.data.runs import RunFolder
-from cnnray.errors import CnnrayError, OptionError
+from cnnray.errors import CnnrayError
 
-# Readers wait for files, so they hold a fraction of a core. The rest of a node is the actors'.
-READER_CPUS = 0.25
-KEPT_FREE_CPUS = 0.5
 UNITS_PER_NODE = 8  # of work, for which a node is started that does not run: less is done before it is there
-MANY = 100
-_GROUP_LABEL = "ray.io/node-group"
 FAULT = "fault"
+UNIT = "unit"
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ActorPlan:
-    """How many actors, and what each holds.
-
-    Attributes:
-        count: actors.
-        cpus: logical CPUs that one reserves.
-        gpus: GPUs that one reserves, 0 or 1.
-        threads: cores that one computes on.
-    """
-
-    count: int
-    cpus: float
-    gpus: int
-    threads: int
-
-
-def plan_actors(nodes: Sequence[dict[str, float]], workers: int, gpu: bool) -> ActorPlan:
-    """Divide a cluster among actors.
-
-    Args:
-        nodes: resources of each node, as Ray names them ("CPU", "GPU").
-        workers: actors wanted; 0 is one per GPU, or one per node that has CPUs.
-        gpu: whether each holds a GPU.
-
-    Raises:
-        OptionError: more is wanted than the cluster has.
-    """
-    usable = [node for node in nodes if node.get("GPU" if gpu else "CPU", 0) >= 1]
-    gpus = int(sum(node.get("GPU", 0) for node in usable))
-    if gpu and not gpus:
-        raise OptionError("expected a GPU in the Ray cluster for --gpu, but it has none")
-    if not usable:
-        raise OptionError("expected a node with at least 1 CPU in the Ray cluster, but it has none")
-    count = workers or (gpus if gpu else len(usable))
-    if gpu and count > gpus:
-        raise OptionError(f"expected at most {gpus} workers, one per GPU of the cluster; got {count}")
-    cores = min(node.get("CPU", 1) for node in usable)
-    per_node = math.ceil(count / len(usable))
-    if per_node > cores:
-        raise OptionError(f"expected at most {int(cores) * len(usable)} workers, one per core; got {count}")
-    cpus = max(0.25, (cores - KEPT_FREE_CPUS) / per_node)
-    return ActorPlan(count, math.floor(cpus * 4) / 4, int(gpu), max(1, round(cores / per_node)))
-
-
-def cluster_nodes(gpu: bool, most_new: int) -> list[dict[str, float]]:
-    """Resources of the living nodes of the connected cluster, and of up to `most_new` that it can start."""
-    living = [node for node in ray.nodes() if node["Alive"]]
-    groups = getattr(ray_state.get_cluster_config(), "node_group_configs", ())  # none of a cluster that does not grow
-    return [dict(node["Resources"]) for node in living] + startable(living, groups, gpu)[:most_new]
-
-
-def startable(living: Sequence[dict[str, Any]], groups: Sequence[Any], gpu: bool) -> list[dict[str, float]]:
-    """Resources of the nodes that a cluster can still start; for work on CPUs those without GPU, if there are any.
-
-    Args:
-        living: nodes, as Ray lists them.
-        groups: types of nodes, as Ray's autoscaler reports them: name, resources, and how many there can be (below 0:
-            any number, of which a hundred are counted).
-        gpu: whether the work is for GPUs.
-    """
-    usable = [group for group in groups if group.resources.get("GPU" if gpu else "CPU", 0) >= 1]
-    cheap = [group for group in usable if gpu or not group.resources.get("GPU", 0)] or usable
-    found = []
-    for group in cheap:
-        running = sum(node.get("Labels", {}).get(_GROUP_LABEL) == group.name for node in living)
-        room = (group.max_count if group.max_count >= 0 else MANY) - running
-        found += [{name: float(value) for name, value in group.resources.items()} for _ in range(room)]
-    return found
 
 
 def work_off(
     title: str, units: Sequence[pa.Table], stage: type, run: RunFolder, arguments: dict[str, Any], config: SourceConfig
 ) -> Iterator[dict[str, Any]]:
     """Send units of images through `stage` on the whole cluster, showing progress; see `run_units`.
+
+    Where the cluster loses nodes that the workers need, what is left is planned anew for the nodes that are left.
 
     Args:
         title: of the progress.
@@ -115,24 +40,34 @@ def work_off(
         config: says how many actors, and whether on GPUs.
     """
     forget_attempts(run.uri)
-    plan = plan_actors(
-        cluster_nodes(config.gpu, config.workers or len(units) // UNITS_PER_NODE or 1), config.workers, config.gpu
-    )
-    _announce(title, units, plan)
+    left = {unit["id"][0].as_py(): unit for unit in units}
+    arguments = arguments | {"outputs": Outputs(run.uri, run.token)}
+    workers = config.workers
     with JobProgress(title, sum(unit.num_rows for unit in units)) as progress:
-        arguments = arguments | {"outputs": Outputs(run.uri, run.token), "threads": plan.threads}
-        for row in run_units(units, read_unit, stage, arguments, plan):
-            yield row
-            progress.advance(row["images"])
+        while left:
+            todo = list(left.values())
+            plan = _plan(title, todo, config, workers)
+            try:
+                for row in run_units(todo, read_unit, stage, arguments | {"threads": plan.threads}, plan):
+                    left.pop(row.pop(UNIT), None)
+                    yield row
+                    progress.advance(row["images"])
+                break
+            except NodesLost as loss:
+                # Notes of attempts are kept: an image that takes its node with it must come to its end.
+                logger.warning(f"{title}: {loss}; going on with {len(left):,} of {len(units):,} units of work")
+                workers = 0  # as many as there is room for: those asked for may be too many now
     forget_attempts(run.uri)
 
 
-def _announce(title: str, units: Sequence[pa.Table], plan: ActorPlan) -> None:
-    """What a job will take, before it takes it."""
+def _plan(title: str, units: Sequence[pa.Table], config: SourceConfig, workers: int) -> ActorPlan:
+    """How the cluster is divided, told before it is taken."""
+    plan = plan_on_cluster(workers, config.gpu, most_new=workers or len(units) // UNITS_PER_NODE or 1)
     if plan.count > 1:
         each = f"{plan.cpus:g} CPUs" + (f" and {plan.gpus} GPU" if plan.gpus else "")
         images = sum(unit.num_rows for unit in units)
         logger.info(f"{title}: {images:,} images, {plan.count} workers with {each} each (--workers changes that)")
+    return plan
 
 
 def run_units(
@@ -144,10 +79,12 @@ def run_units(
     unit. Two calls run at once in an actor: no core waits at the end of a unit.
 
     Yields:
-        the row that the stage returns for each unit, as it comes.
+        the rows that the stage returns for each unit, as they come, and in each as UNIT the id of the unit's first
+        image.
 
     Raises:
         CnnrayError: what the stage raised, in its constructor or in a call.
+        NodesLost: the plan does not fit what is left of the cluster.
     """
     quiet_ray_data()
     pool = ray.data.ActorPoolStrategy(
@@ -165,6 +102,7 @@ def run_units(
         num_gpus=plan.gpus,
         fn_constructor_kwargs=arguments,
     )
+    dataset.context.custom_execution_callback_classes = [watch(plan)]
     for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for row in pa.table(block).to_pylist():
             if row.get(FAULT):
@@ -187,7 +125,8 @@ def _guarded(stage: type) -> type:
             try:
                 if self._fault:
                     raise self._fault
-                return self._stage(unit)
+                rows = self._stage(unit)
+                return rows.append_column(UNIT, pa.array(unit["id"].to_pylist()[:1] * rows.num_rows))
             except CnnrayError as error:
                 return pa.table({FAULT: [pickle.dumps(error)]})
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 
-from cnnray.data.pipelines import plan_actors, startable
+from cnnray.data.actors import fits, plan_actors, startable
 from cnnray.data.units import UNIT_ROWS, plan_units, unit_rows
 from cnnray.errors import OptionError
 
@@ -92,3 +92,24 @@ def test_nodes_that_a_cluster_can_start_are_counted_without_gpus_for_work_on_cpu
     assert startable(living, groups[2:], gpu=False) == [{"CPU": 8.0, "GPU": 1.0}] * 2
     assert startable([], [group("cpu", -1, CPU=4)], gpu=False) == [{"CPU": 4.0}] * 100
     assert startable(living, (), gpu=False) == []
+
+
+@pytest.mark.parametrize(
+    ("left", "stays"),
+    [
+        ([{"CPU": 16}] * 3, True),
+        ([{"CPU": 16}] * 2, False),
+        ([{"CPU": 16}, {"CPU": 32}], True),
+        ([{"CPU": 16}, {"CPU": 31}], False),  # the reader would have no place beside two actors
+    ],
+)
+def test_a_plan_holds_while_its_actors_and_a_reader_have_a_place(left, stays):
+    plan = plan_actors([{"CPU": 16}] * 3, 0, False)
+    assert fits(plan, left) is stays
+
+
+def test_a_plan_of_gpus_needs_them():
+    nodes = [{"CPU": 32, "GPU": 4}, {"CPU": 32, "GPU": 4}]
+    plan = plan_actors(nodes, 0, True)
+    assert fits(plan, nodes)
+    assert not fits(plan, [nodes[0], {"CPU": 64}])
