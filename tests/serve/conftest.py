@@ -92,7 +92,7 @@ def service(cluster, checkpoint, detector, segmenter, painter, tmp_path_factory)
         max_ongoing=6,
         max_queued=6,
         max_body_mb=5,
-        timeout_s=5,
+        timeout_s=15,  # the first explanation loads a second copy of the network, on a busy machine too
     )
     with written_to(1, tmp_path_factory) as out, written_to(2, tmp_path_factory) as err:
         url = up(config)
