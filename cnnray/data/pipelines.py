@@ -1,8 +1,9 @@
 """Ray around the plain stages: actors sized to the cluster, work units in, counts out, our errors unwrapped."""
 
+import functools
 import logging
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from cnnray.errors import CnnrayError
 UNITS_PER_NODE = 8  # of work, for which a node is started that does not run: less is done before it is there
 FAULT = "fault"
 UNIT = "unit"
+PACKED = "packed"
 
 logger = logging.getLogger(__name__)
 
@@ -71,12 +73,17 @@ def _plan(title: str, units: Sequence[pa.Table], config: SourceConfig, workers: 
 
 
 def run_units(
-    units: Sequence[pa.Table], read: Any, stage: type, arguments: dict[str, Any], plan: ActorPlan
+    units: Sequence[pa.Table],
+    read: Callable[[pa.Table], pa.Table],
+    stage: type,
+    arguments: dict[str, Any],
+    plan: ActorPlan,
 ) -> Iterator[dict[str, Any]]:
     """Send work units through `read` (tasks) and `stage` (actors that load their model once).
 
-    A unit travels as one block and is one call of the stage, so a unit that is tried again after a crash is the same
-    unit. Two calls run at once in an actor: no core waits at the end of a unit.
+    A unit travels packed into one row and is one call of the stage, so a unit that is tried again after a crash is the
+    same unit. (Ray Data would cut or join rows of images: on GPUs it insists on a batch size.) Two calls run at once in
+    an actor: no core waits at the end of a unit.
 
     Yields:
         the rows that the stage returns for each unit, as they come, and in each as UNIT the id of the unit's first
@@ -91,11 +98,11 @@ def run_units(
         size=plan.count, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True
     )
     dataset = ray.data.from_arrow(list(units)).map_batches(
-        read, batch_size=None, batch_format="pyarrow", num_cpus=READER_CPUS
+        _packing(read), batch_size=None, batch_format="pyarrow", num_cpus=READER_CPUS
     )
     dataset = dataset.map_batches(
         _guarded(stage),
-        batch_size=None,
+        batch_size=1,
         batch_format="pyarrow",
         compute=pool,
         num_cpus=plan.cpus,
@@ -110,6 +117,19 @@ def run_units(
             yield row
 
 
+def _packing(read: Callable[[pa.Table], pa.Table]) -> Callable[[pa.Table], pa.Table]:
+    """`read` with its answer as one row of bytes."""
+
+    @functools.wraps(read)  # Ray names the task by it
+    def packing(unit: pa.Table) -> pa.Table:
+        filled, sink = read(unit), pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, filled.schema) as stream:
+            stream.write_table(filled)
+        return pa.table({PACKED: pa.array([sink.getvalue().to_pybytes()], pa.large_binary())})
+
+    return packing
+
+
 def _guarded(stage: type) -> type:
     """`stage` as Ray gets it: our errors come back as values, since Ray drops the cause of what a stage raises."""
 
@@ -121,10 +141,11 @@ def _guarded(stage: type) -> type:
             except CnnrayError as error:
                 self._fault = error
 
-        def __call__(self, unit: pa.Table) -> pa.Table:
+        def __call__(self, packed: pa.Table) -> pa.Table:
             try:
                 if self._fault:
                     raise self._fault
+                unit = pa.ipc.open_stream(packed[PACKED][0].as_buffer()).read_all()
                 rows = self._stage(unit)
                 return rows.append_column(UNIT, pa.array(unit["id"].to_pylist()[:1] * rows.num_rows))
             except CnnrayError as error:
