@@ -25,7 +25,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from cnnray import files
+from cnnray import __version__, files
 from cnnray.errors import CheckpointError
 from cnnray.nn.weights import plain
 
@@ -200,7 +200,7 @@ def load_into(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> 
 
 def current_versions() -> dict[str, str]:
     """Versions of what shapes a network's numbers."""
-    return {name: version(name) for name in ("cnnray", "torch", "torchvision")}
+    return {"cnnray": __version__} | {name: version(name) for name in ("torch", "torchvision")}
 
 
 def _aside_name(digest: str) -> str:
