@@ -147,3 +147,24 @@ def test_fields_of_a_key_are_what_is_documented(folder, tmp_path):
     key, _ = create_key(folder, "a", ("infer",))
     (stored,) = (tmp_path / "keys").iterdir()
     assert json.loads(stored.read_text()) == dataclasses.asdict(key) | {"scopes": ["infer"]}
+
+
+def test_keys_of_a_secret_that_kubernetes_mounts_are_known_and_replaced(folder, tmp_path):
+    """Its files are links into a folder that is replaced as a whole, through a link of its own."""
+    first, shown = create_key(folder, "shop", ("infer",))
+    second, other = create_key(folder, "kiosk", ("infer",))
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    for number, key in enumerate((first, second)):
+        (mount / f"..2026_{number}").mkdir()
+        (tmp_path / "keys" / f"{key.id}.json").rename(mount / f"..2026_{number}" / f"{key.id}.json")
+    (mount / "..data").symlink_to("..2026_0")
+    (mount / f"{first.id}.json").symlink_to(f"..data/{first.id}.json")
+    ring = KeyRing(str(mount))
+    assert show(ring, shown) == "shop" and show(ring, other) == (401, "unauthenticated")
+    (mount / "..new").symlink_to("..2026_1")
+    (mount / "..new").rename(mount / "..data")
+    (mount / f"{second.id}.json").symlink_to(f"..data/{second.id}.json")
+    (mount / f"{first.id}.json").unlink()
+    ring._refresh()
+    assert show(ring, other) == "kiosk" and show(ring, shown) == (401, "unauthenticated")
