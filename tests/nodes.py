@@ -12,7 +12,7 @@ def run_program(program, *words):
     """Run Python code with these words as its arguments; it can import the tests."""
     command = [sys.executable, "-W", "ignore", "-c", program, *map(str, words)]
     env = os.environ | {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=540)
 
 
 def start_nodes(count):

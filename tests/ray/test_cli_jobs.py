@@ -36,7 +36,7 @@ def submitter(env):
 
 def submit(env, *command, cwd=None, **variables):
     return subprocess.run(
-        words(env, *command), env=submitter(env) | variables, cwd=cwd, capture_output=True, text=True, timeout=200
+        words(env, *command), env=submitter(env) | variables, cwd=cwd, capture_output=True, text=True, timeout=500
     )
 
 

@@ -3,8 +3,10 @@
 from tests.nodes import run_program
 
 PROGRAM = """
-import functools, sys, threading, time
+import functools, logging, sys, threading, time
 import torch
+logging.basicConfig(format="%(message)s")
+logging.getLogger("cnnray").setLevel(logging.INFO)
 torch.set_num_threads(1)
 from cnnray.config import ClassifyConfig
 from cnnray.train.head import build_parts
@@ -49,3 +51,4 @@ def test_a_node_that_is_lost_costs_an_epoch_at_most(tmp_path):
     done = run_program(PROGRAM, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "lost a node after" in done.stdout
+    assert "training: 1 to 2 workers with 1 CPU each" in done.stderr

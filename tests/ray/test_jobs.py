@@ -32,7 +32,7 @@ def submit(env, job, *words, **variables):
     command = [BIN / "ray", "job", "submit", "--working-dir", ".", "--entrypoint-num-cpus=0.1"]
     command += ["--runtime-env-json", json.dumps({"env_vars": variables}), "--"]
     command += [sys.executable, f"jobs/{job}.py", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500)
 
 
 def test_features_and_head_as_cluster_jobs(head, tmp_path):

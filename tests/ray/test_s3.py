@@ -24,7 +24,7 @@ def bucket(tmp_path_factory):
 
 
 def command(env, *words):
-    return subprocess.run([BIN / "cnnray", *map(str, words)], env=env, capture_output=True, text=True, timeout=200)
+    return subprocess.run([BIN / "cnnray", *map(str, words)], env=env, capture_output=True, text=True, timeout=500)
 
 
 def test_features_and_head_in_a_bucket_are_those_on_a_disk(bucket, tmp_path):

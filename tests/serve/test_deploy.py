@@ -29,7 +29,7 @@ def head():
 def deploy(head, path, *words, **variables):
     command = [sys.executable, "-m", "cnnray", "--json", "serve", "deploy", path, "--dashboard"]
     command += [head["RAY_API_SERVER_ADDRESS"], *words]
-    return subprocess.run(command, env=head | variables, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, env=head | variables, capture_output=True, text=True, timeout=500)
 
 
 def write(path, config):
