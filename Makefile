@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-BENCHMARKS := features head kills finetune segment scaling windows detect detect_speed faces_accuracy faces_speed faces_train gallery gallery_scores kill_enrol consistency gallery_http stylize atlas smoothing service overload soak fuzz_http chaos_serve scale
+BENCHMARKS := features head kills finetune segment scaling windows detect detect_speed faces_accuracy faces_speed faces_train gallery gallery_scores kill_enrol consistency gallery_http stylize atlas smoothing service overload soak fuzz_http chaos_serve scale job_overhead
 READY := $(VENV)/.ready
 
 .PHONY: demo test lint bench install clean

@@ -62,8 +62,14 @@ def _join(address: str) -> None:
     try:
         _init(address=address)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise OptionError(f"expected a Ray cluster at {address}, but could not join it: {first_line}") from error
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        if said[0].startswith("Version mismatch"):  # the lines below it tell of which
+            both = " ".join(" ".join(said[1:]).split())
+            raise OptionError(
+                f"expected the versions of the Ray cluster at {address} here, but it was started with {both}; "
+                "install its versions here, or submit the command as a job"
+            ) from error
+        raise OptionError(f"expected a Ray cluster at {address}, but could not join it: {said[0]}") from error
 
 
 def _probe(address: str) -> None:
