@@ -38,6 +38,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from cnnray import cluster
 from cnnray.config import FeaturesConfig
 from cnnray.data.actors import ActorPlan
 from cnnray.data.feature_store import Outputs
@@ -75,6 +76,7 @@ def one_run(count: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="cnnray-scale-") as folder:
         photos, out = Path(folder, "photos"), Path(folder, "run")
         write_photos(photos, count)
+        cluster.connect()
         started = time.monotonic()
         load_index(RunFolder.open(f"{folder}/listed", CONFIG, "features"), str(photos), CONFIG)
         listed = time.monotonic()
@@ -197,7 +199,8 @@ def measure(part: str, count: int) -> dict[str, float]:
     """One size, in a process of its own."""
     command = [sys.executable, "-W", "ignore", __file__, "--one", part, str(count)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    row: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    said = [line for line in done.stdout.splitlines() if line.startswith("{")]  # Ray says things at its end
+    row: dict[str, float] = json.loads(said[-1])
     print(row, file=sys.stderr, flush=True)
     return row
 

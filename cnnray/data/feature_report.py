@@ -77,8 +77,9 @@ def _jpeg(view_CHW: torch.Tensor) -> bytes:
 
 
 def _class_table(index: pa.Table) -> Table:
-    splits = sorted(set(index["split"].to_pylist()))
-    counts = Counter(zip(index["label"].to_pylist(), index["split"].to_pylist(), strict=True))
+    splits = sorted(index["split"].unique().to_pylist())
+    counted = index.group_by(["label", "split"]).aggregate([([], "count_all")]).to_pylist()
+    counts = Counter({(row["label"], row["split"]): row["count_all"] for row in counted})
     labels = sorted({label for label, _ in counts}, key=str)
     rows: list[list[str | int | float]] = [
         [str(label), *(counts[label, split] for split in splits)] for label in labels

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -100,18 +101,18 @@ def check_complete(run: str, index: pa.Table, views: int) -> dict[str, Any]:
     """
     quarantine = read_quarantine(run)
     rejected = quarantine["id"].unique()
-    stored, digests = [_ROWS.empty_table()], []
+    stored, digests = [_ROWS.empty_table()], [np.empty(0, "S32")]
     for part in iter_parts(run):
         stored.append(part.select(_ROWS.names).cast(_ROWS))
-        digests += row_digests(part)
+        digests.append(np.array(row_digests(part), "S32"))
     good = index.filter(pc.invert(pc.is_in(index["id"], value_set=rejected)))
     _refuse_difference(run, _rows_asked_for(good, views), pa.concat_tables(stored))
     return {
         "images": index.num_rows,
-        "features": len(digests),
+        "features": sum(map(len, digests)),
         "quarantined": len(rejected),
         "quarantine_codes": dict(sorted(Counter(quarantine["code"].to_pylist()).items())),
-        "content_sha256": hashlib.sha256(b"".join(sorted(digests))).hexdigest(),
+        "content_sha256": hashlib.sha256(np.sort(np.concatenate(digests)).tobytes()).hexdigest(),
     }
 
 
@@ -145,7 +146,7 @@ def _finish(run: RunFolder, index: pa.Table, config: FeaturesConfig, counts: dic
         )
     model = files.read_json(run.path(MODEL))
     model["backbone"]["weights"] = config.weights
-    split_counts = Counter(index["split"].to_pylist())
+    split_counts = {row["values"]: row["counts"] for row in index["split"].value_counts().to_pylist()}
     classes = sorted({label for label in index["label"].unique().to_pylist() if label is not None})
     facts = {
         "source": run.source,
@@ -173,7 +174,23 @@ def _rows_asked_for(good: pa.Table, views: int) -> pa.Table:
     return pa.concat_tables(plain + more)
 
 
+def _are_the_same(expected: pa.Table, stored: pa.Table) -> bool:
+    """Whether both have the same rows in any order; those expected differ. Takes a fraction of a join's memory."""
+    if expected.num_rows != stored.num_rows:
+        return False
+    for view in expected["view"].unique():
+        wanted, found = (rows.filter(pc.equal(rows["view"], view))["id"] for rows in (expected, stored))
+        if (
+            not len(wanted) == len(found) == len(found.unique())
+            or not pc.all(pc.is_in(wanted, value_set=found)).as_py()
+        ):
+            return False
+    return True
+
+
 def _refuse_difference(run: str, expected: pa.Table, stored: pa.Table) -> None:
+    if _are_the_same(expected, stored):
+        return
     counts = stored.group_by(_ROWS.names).aggregate([([], "count_all")])
     missing = expected.join(stored, _ROWS.names, join_type="left anti")
     extra = stored.join(expected, _ROWS.names, join_type="left anti")

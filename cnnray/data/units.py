@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -54,28 +55,33 @@ def plan_units(
         tables `id, path, label, split, partner_paths, partner_labels`; the lists have one entry per augmented view,
         null where nothing is to be mixed in.
     """
+    # in Arrow's memory, as there may be millions
     train = index.filter(pc.equal(index["split"], "train"))
-    paths, labels = [], []
-    for item, split in zip(todo["id"].to_pylist(), todo["split"].to_pylist(), strict=True):
-        rows = _partners(item, train.num_rows, views if split == "train" else 0, mixup, seed)
-        paths.append([None if row is None else train["path"][row].as_py() for row in rows])
-        labels.append([None if row is None else train["label"][row].as_py() for row in rows])
-    todo = todo.append_column("partner_paths", pa.array(paths, pa.list_(pa.string())))
-    todo = todo.append_column("partner_labels", pa.array(labels, pa.list_(pa.string()))).combine_chunks()
+    augmented = pc.equal(todo["split"], "train")
+    rows = _partners(todo["id"].filter(augmented), train.num_rows, views, mixup, seed)
+    lengths = views * augmented.to_numpy().astype(np.int32)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+    for name in ("path", "label"):
+        partners = pa.ListArray.from_arrays(offsets, train[name].take(rows).combine_chunks().cast(pa.string()))
+        todo = todo.append_column(f"partner_{name}s", partners)
+    todo = todo.combine_chunks()
     size = unit_rows(todo)
     return [todo.slice(at, size) for at in range(0, todo.num_rows, size)]
 
 
-def _partners(item: str, num_train: int, views: int, mixup: bool, seed: int) -> list[int | None]:
+def _partners(ids: pa.ChunkedArray, num_train: int, views: int, mixup: bool, seed: int) -> pa.Array:
+    """Rows of partners among the training images, view by view of each image; null where nothing is mixed in."""
     if not mixup:
-        return [None] * views
-    return [seed_for(f"{item}|partner", seed, view) % num_train for view in range(1, views + 1)]
+        return pa.nulls(len(ids) * views, pa.int64())
+    asked = ((item.as_py(), view) for item in ids for view in range(1, views + 1))
+    drawn = (seed_for(f"{item}|partner", seed, view) % num_train for item, view in asked)
+    return pa.array(np.fromiter(drawn, np.int64, len(ids) * views))
 
 
 def unit_rows(todo: pa.Table) -> int:
     """Fewer rows per unit where the files are large, judged by a sample: a unit should stay near 64 MiB."""
     step = max(1, todo.num_rows // 16)
-    sizes = list(_sizes(todo["path"].to_pylist()[::step][:16]))
+    sizes = list(_sizes(todo["path"].take(list(range(0, todo.num_rows, step))[:16]).to_pylist()))
     mean = sum(sizes) / len(sizes) if sizes else 1
     return max(16, min(UNIT_ROWS, int(UNIT_BYTES / max(mean, 1))))
 
