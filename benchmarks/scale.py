@@ -45,7 +45,7 @@ from cnnray.data.feature_store import Outputs
 from cnnray.data.features import build_features
 from cnnray.data.pipelines import run_units
 from cnnray.data.runs import RunFolder
-from cnnray.data.units import UNIT_ROWS, load_index
+from cnnray.data.units import LARGE_UNIT_ROWS, UNIT_ROWS, load_index
 
 CONFIG = FeaturesConfig(backbone="residual:size=32,width=0.25", weights="none", compile=False, reuse="none", split="")
 FROM = 10_000  # images, below which the fixed cost hides the slope
@@ -186,7 +186,7 @@ def predict(parts: dict[str, dict[str, object]]) -> dict[str, object]:
         }
     if workers := parts.get("workers"):
         runs: list[dict[str, float]] = workers["runs"]  # type: ignore[assignment]
-        per_second = 1000 * UNIT_ROWS / runs[-1]["driver_ms_per_unit"]
+        per_second = 1000 * LARGE_UNIT_ROWS / runs[-1]["driver_ms_per_unit"]
         told |= {"driver_images_per_s": per_second, "driver_feeds_gpus": per_second / GPU_RATE}
     if galleries := parts.get("identities"):
         last: dict[str, float] = galleries["runs"][-1]  # type: ignore[index]

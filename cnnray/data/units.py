@@ -15,6 +15,7 @@ from cnnray.ops.seeds import seed_for
 
 MAX_ROUNDS = 3
 UNIT_ROWS = 256
+MILLIONS, LARGE_UNIT_ROWS = 2_000_000, 1024
 UNIT_BYTES = 64 * 1024**2
 
 
@@ -79,11 +80,16 @@ def _partners(ids: pa.ChunkedArray, num_train: int, views: int, mixup: bool, see
 
 
 def unit_rows(todo: pa.Table) -> int:
-    """Fewer rows per unit where the files are large, judged by a sample: a unit should stay near 64 MiB."""
+    """Fewer rows per unit where the files are large, judged by a sample: a unit should stay near 64 MiB.
+
+    More where there are millions: handing out a unit takes the driver some 15 ms, which bounds how many workers it
+    feeds (benchmarks/scale.py).
+    """
     step = max(1, todo.num_rows // 16)
     sizes = list(_sizes(todo["path"].take(list(range(0, todo.num_rows, step))[:16]).to_pylist()))
     mean = sum(sizes) / len(sizes) if sizes else 1
-    return max(16, min(UNIT_ROWS, int(UNIT_BYTES / max(mean, 1))))
+    most = UNIT_ROWS if todo.num_rows < MILLIONS else LARGE_UNIT_ROWS
+    return max(16, min(most, int(UNIT_BYTES / max(mean, 1))))
 
 
 def _sizes(paths: list[str]) -> Iterator[int]:

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 
+from cnnray.data import units
 from cnnray.data.actors import fits, plan_actors, startable
-from cnnray.data.units import UNIT_ROWS, plan_units, unit_rows
+from cnnray.data.units import LARGE_UNIT_ROWS, UNIT_ROWS, plan_units, unit_rows
 from cnnray.errors import OptionError
 
 
@@ -44,12 +45,15 @@ def test_without_mixup_views_have_no_partner():
     assert [row["partner_paths"] for row in rows] == [[], [None, None], [None, None], [None, None]]
 
 
-def test_large_files_come_in_small_units(tmp_path):
+def test_large_files_come_in_small_units_and_millions_in_large_ones(tmp_path, monkeypatch):
     for item in index(40)["id"].to_pylist():
         with open(tmp_path / item, "wb") as file:
             file.truncate(2 * 1024**2)  # sparse: takes no disk
     assert unit_rows(index(40, f"{tmp_path}/{{}}")) == 32
     assert unit_rows(index(40)) == UNIT_ROWS
+    monkeypatch.setattr(units, "MILLIONS", 40)
+    assert unit_rows(index(39)) == UNIT_ROWS and unit_rows(index(40)) == LARGE_UNIT_ROWS
+    assert unit_rows(index(40, f"{tmp_path}/{{}}")) == 32
 
 
 @pytest.mark.parametrize(
