@@ -8,11 +8,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def run_program(program, *words):
+def run_program(program, *words, timeout=540):
     """Run Python code with these words as its arguments; it can import the tests."""
     command = [sys.executable, "-W", "ignore", "-c", program, *map(str, words)]
     env = os.environ | {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=540)
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout)
 
 
 def start_nodes(count):

@@ -1,12 +1,8 @@
 """Jobs with --gpu, as far as a machine without one can show: Ray counts GPUs that it is told of, and gives them out."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.nodes import run_program
 
 PROGRAM = """
 import json, sys
@@ -49,8 +45,7 @@ print(json.dumps({
 
 
 def test_workers_of_a_job_on_gpus_hold_one_each_and_get_whole_units(tmp_path):
-    command = [sys.executable, "-W", "ignore", "-c", PROGRAM, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=120)
+    done = run_program(PROGRAM, tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["ids"] == told["asked"] and len(told["ids"]) == 300

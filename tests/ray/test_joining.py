@@ -1,7 +1,6 @@
 """A command that joins a cluster of another version of Ray is told so, and by which."""
 
-import subprocess
-import sys
+from tests.nodes import run_program
 
 PROGRAM = """
 import json, subprocess, sys
@@ -20,8 +19,7 @@ print(done.returncode, done.stderr)
 
 
 def test_a_cluster_of_another_version_is_told_with_both(tmp_path):
-    command = [sys.executable, "-W", "ignore", "-c", PROGRAM, str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = run_program(PROGRAM, tmp_path / "run", timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "2 cnnray: expected the versions of the Ray cluster at " in done.stdout
     assert "here, but it was started with Ray: 2.50.0 Python: " in done.stdout

@@ -149,8 +149,9 @@ def test_fields_of_a_key_are_what_is_documented(folder, tmp_path):
     assert json.loads(stored.read_text()) == dataclasses.asdict(key) | {"scopes": ["infer"]}
 
 
-def test_keys_of_a_secret_that_kubernetes_mounts_are_known_and_replaced(folder, tmp_path):
+def test_keys_of_a_secret_that_kubernetes_mounts_are_known_and_replaced(folder, tmp_path, monkeypatch):
     """Its files are links into a folder that is replaced as a whole, through a link of its own."""
+    monkeypatch.setattr(key_ring, "REFRESH_SECONDS", 0)
     first, shown = create_key(folder, "shop", ("infer",))
     second, other = create_key(folder, "kiosk", ("infer",))
     mount = tmp_path / "mount"
@@ -166,5 +167,4 @@ def test_keys_of_a_secret_that_kubernetes_mounts_are_known_and_replaced(folder, 
     (mount / "..new").rename(mount / "..data")
     (mount / f"{second.id}.json").symlink_to(f"..data/{second.id}.json")
     (mount / f"{first.id}.json").unlink()
-    ring._refresh()
     assert show(ring, other) == "kiosk" and show(ring, shown) == (401, "unauthenticated")
