@@ -219,11 +219,12 @@ def load_features(run: str) -> FeatureTable:
     )
 
 
-def row_digests(table: pa.Table) -> list[bytes]:
+def row_digests(table: pa.Table) -> npt.NDArray[np.bytes_]:
     """A sha256 of every row's content: id, label, split, view, label_b, lam and the feature's exact bits."""
     features = feature_array(table.column("feature"))
     meta = table.select(["id", "label", "split", "view", "label_b", "lam"]).to_pylist()
-    return [
+    digests = [
         hashlib.sha256(json.dumps(list(row.values())).encode() + feature.tobytes()).digest()
         for row, feature in zip(meta, features, strict=True)
     ]
+    return np.array(digests, "S32")

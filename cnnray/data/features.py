@@ -104,7 +104,7 @@ def check_complete(run: str, index: pa.Table, views: int) -> dict[str, Any]:
     stored, digests = [_ROWS.empty_table()], [np.empty(0, "S32")]
     for part in iter_parts(run):
         stored.append(part.select(_ROWS.names).cast(_ROWS))
-        digests.append(np.array(row_digests(part), "S32"))
+        digests.append(row_digests(part))
     good = index.filter(pc.invert(pc.is_in(index["id"], value_set=rejected)))
     _refuse_difference(run, _rows_asked_for(good, views), pa.concat_tables(stored))
     return {

@@ -71,10 +71,8 @@ def launch(
     check_resources(config)
     low, high = config.worker_range
     if high > 1:
-        count, each = (
-            f"{low} to {high}" if low < high else high,
-            f"{cpus:g} CPU" + (" and a GPU" if config.gpu else ""),
-        )
+        count = f"{low} to {high}" if low < high else str(high)
+        each = f"{cpus:g} CPU" + (" and a GPU" if config.gpu else "")
         logger.info(f"training: {count} workers with {each} each, and the tasks that make their batches")
     state_uri, ray_folder = files.join(folder, "last.state"), files.join(folder, "ray")
     files.remove(ray_folder)  # Ray Train's notes about an earlier attempt; ours are in the state
