@@ -6,13 +6,16 @@ Small photos of groceries (and blood cells for the detector, membranes for segme
 that fails is told; the next is measured all the same. Last line, one JSON object: `gpu`, `torch`, `cores` and by part
 
     features   images_per_s, cpu_images_per_s (slopes, start-up left out), ratio; min_cosine of the stored features
-    finetune   seconds and cpu_seconds of an epoch (medians), val_loss and cpu_val_loss after the last
-    detect     seconds and cpu_seconds of an epoch; boxes, cpu_boxes that the same checkpoint finds, matched: share of
-               pairs of the same class with an IoU of 0.9
-    segment    seconds and cpu_seconds of an epoch; same_pixels: share on which the same checkpoint agrees
-    stylize    images_per_s, cpu_images_per_s; mean_difference and largest_difference of the paintings, in 1/255
+    finetune   seconds and cpu_seconds of an epoch after the first (medians), command_seconds and cpu_command_seconds
+               of all, val_loss and cpu_val_loss after the last
+    detect     the same with train_loss; boxes, cpu_boxes that the same checkpoint finds, matched: share of them that
+               have one of the same class with an IoU above 0.9
+    segment    the same with train_loss; same_pixels: share on which the same checkpoint agrees, on so many images
+    stylize    seconds, cpu_seconds of the command; images; mean_difference and largest_difference of the paintings,
+               every 20th of them, in 1/255
     filters    seconds, cpu_seconds; same_images: share of the nine strongest images of each filter that are the same
-    serve      rps, cpu_rps at 64 connections, p50_ms, cpu_p50_ms; same_answers: share of equal first classes
+    serve      rps, cpu_rps, p50_ms, cpu_p50_ms at 64 connections, alone_p50_ms, cpu_alone_p50_ms at one; same_answers:
+               share of equal first classes
 """
 
 import argparse
@@ -42,6 +45,7 @@ from cnnray.ops.boxes import iou
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("CNNRAY_DATA", ROOT.parent / "shared" / "data"))
 ON = {"gpu": ["--gpu"], "cpu": []}
+PREFIX = {"gpu": "", "cpu": "cpu_"}
 
 
 def run(*words):
@@ -83,17 +87,13 @@ def features(folder, images):
     }  # fmt: skip
 
 
-def epochs_of(out):
-    """Rows of the training's history: one per epoch."""
-    return json.loads((Path(out) / "metrics.json").read_text())["history"]
-
-
 def trained(out, monitor):
     facts = {}
-    for name, prefix in (("gpu", ""), ("cpu", "cpu_")):
-        rows = epochs_of(out[name][0])
+    for name, prefix in PREFIX.items():
+        place, seconds = out[name]
+        rows = json.loads((place / "metrics.json").read_text())["history"]
         facts[f"{prefix}seconds"] = statistics.median(row["seconds"] for row in rows[1:])
-        facts[f"{prefix}command_seconds"] = out[name][1]
+        facts[f"{prefix}command_seconds"] = seconds
         facts[f"{prefix}{monitor}"] = rows[-1][monitor]
     return facts
 
@@ -169,7 +169,7 @@ def serve(folder, images):
 
     checkpoint, facts, said = make_classifier(folder), {}, {}
     requests = [post("/v1/classify", photo) for photo in photos("grocery", 32)]
-    for name, prefix in (("gpu", ""), ("cpu", "cpu_")):
+    for name, prefix in PREFIX.items():
         with service(classifier=checkpoint, gpu=bool(ON[name]), max_batch_size=32) as url:
             asyncio.run(ask_in_turn(url, requests, 64, 5))
             began = time.perf_counter()

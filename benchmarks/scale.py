@@ -33,6 +33,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -91,7 +92,7 @@ def one_run(count: int) -> dict[str, float]:
     }  # fmt: skip
 
 
-def images_of(runs: list[dict[str, float]]) -> dict[str, object]:
+def images_of(runs: list[dict[str, float]]) -> dict[str, Any]:
     images, seconds = (np.array([run[name] for run in runs]) for name in ("images", "seconds"))
     # in proportion: else the largest size alone would decide
     fixed, each = np.linalg.lstsq(np.stack([1 / seconds, images / seconds], 1), np.ones(len(runs)), rcond=None)[0]
@@ -171,25 +172,24 @@ def one_cluster(count: int) -> dict[str, float]:
 ONE = {"images": one_run, "identities": one_gallery, "workers": one_cluster}
 
 
-def predict(parts: dict[str, dict[str, object]]) -> dict[str, object]:
+def predict(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What the lines give far out of where they were measured: where the first wall stands, not a promise."""
-    told: dict[str, object] = {}
+    told: dict[str, Any] = {}
     if images := parts.get("images"):
         many = 10**9
         told |= {
             "images": many,
-            "listing_hours": many * float(str(images["index_ms_per_image"])) / 3.6e6,
-            "driver_gb": many * float(str(images["driver_bytes_per_image"])) / 2**30,
-            "stored_tb": many * float(str(images["stored_bytes_per_image"])) / 2**40,
+            "listing_hours": many * images["index_ms_per_image"] / 3.6e6,
+            "driver_gb": many * images["driver_bytes_per_image"] / 2**30,
+            "stored_tb": many * images["stored_bytes_per_image"] / 2**40,
             "gpu_hours": many / GPU_RATE / 3600,
             f"hours_on_{GPUS}_gpus": many / GPU_RATE / 3600 / GPUS,
         }
     if workers := parts.get("workers"):
-        runs: list[dict[str, float]] = workers["runs"]  # type: ignore[assignment]
-        per_second = 1000 * LARGE_UNIT_ROWS / runs[-1]["driver_ms_per_unit"]
+        per_second = 1000 * LARGE_UNIT_ROWS / workers["runs"][-1]["driver_ms_per_unit"]
         told |= {"driver_images_per_s": per_second, "driver_feeds_gpus": per_second / GPU_RATE}
     if galleries := parts.get("identities"):
-        last: dict[str, float] = galleries["runs"][-1]  # type: ignore[index]
+        last = galleries["runs"][-1]
         told |= {"identities": 10**8, "index_gb": 10**8 * last["bytes_per_identity"] / 2**30}
         told |= {"build_hours": 10**8 / last["identities"] * last["build_s"] / 3600}
     return {name: round(value, 2) if isinstance(value, float) else value for name, value in told.items()}
@@ -216,7 +216,7 @@ def main() -> None:
     if options.one:
         print(json.dumps(ONE[options.one[0]](int(options.one[1]))))
         return
-    parts: dict[str, dict[str, object]] = {}
+    parts: dict[str, dict[str, Any]] = {}
     for part in options.parts:
         runs = [measure(part, count) for count in getattr(options, part)]
         parts[part] = images_of(runs) if part == "images" else {"runs": runs}
