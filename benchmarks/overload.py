@@ -25,6 +25,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import uvloop
 from load import Answer, Connection, ask_at_rate, ask_in_turn, percentile_ms, post, rate_of, statuses
 from served import cluster, folder, make_classifier, photos, service
 
@@ -69,7 +70,7 @@ def find_peak(url: str, requests: Sequence[bytes], seconds: float) -> dict[int, 
     found = {}
     for connections in RAMP:
         began = time.perf_counter()
-        answers = asyncio.run(ask_in_turn(url, requests, connections, seconds))
+        answers = uvloop.run(ask_in_turn(url, requests, connections, seconds))
         found[connections] = round(rate_of(answers, began, seconds), 1)
         print(f"{connections} connections: {found[connections]} requests/s, {statuses(answers)}", flush=True)
     return found
@@ -100,12 +101,12 @@ def main() -> None:
     args = parser.parse_args()
     requests = [post("/v1/classify", content) for content in photos("grocery/val", 64)]
     with folder() as path, cluster(num_cpus=2), service(classifier=make_classifier(path)) as url:
-        asyncio.run(ask_in_turn(url, requests, 8, 2))  # warms up
+        uvloop.run(ask_in_turn(url, requests, 8, 2))  # warms up
         ramp = find_peak(url, requests, args.ramp_seconds)
         peak = max(ramp.values())
-        alone = asyncio.run(ask_alone(url, requests))
+        alone = uvloop.run(ask_alone(url, requests))
         rate = args.times * peak
-        answers, began, recovered = asyncio.run(overload(url, requests, rate, args.seconds, alone))
+        answers, began, recovered = uvloop.run(overload(url, requests, rate, args.seconds, alone))
     head = {"peak_rps": peak, "ramp": ramp, "offered_rps": round(rate, 1)}
     tail = {"alone_ms": round(1000 * alone, 1), "recovery_s": round(recovered, 2)}
     print(json.dumps(head | figures(answers, began, args.seconds, peak) | tail))

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cnnray.serve.access import Access
@@ -19,11 +20,13 @@ from cnnray.serve.problems import RETRY_SOON, Refusal, internal_error, problem
 
 logger = logging.getLogger("ray.serve")
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _BODY_METHODS = {"POST", "PUT", "PATCH"}
 _DOCUMENTATION = "/docs"
+FULL = {"x-cnnray-full": "1"}  # of a refusal for which nothing of the request was looked at, where HAProxy reads it
+REFUSED = "x-cnnray-refused"  # of a request: how many like it HAProxy has refused since the last that passed
 # Unless the application says otherwise. Answers are data: no browser is to guess their kind, keep, embed or run them.
-_HEADERS = {
+HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
@@ -48,6 +51,8 @@ class Guard:
         timeout_s: seconds from the first byte of a request until its answer begins; then it is cancelled: 504.
         count: is told of every request that is over: method, route as the application names it ("" where it has none),
             status (0 where no answer began), seconds.
+        count_refused: where HAProxy stands in front, which is then told when there is no room (see `haproxy`): is told
+            of requests that it refused by itself: method, route, how many.
     """
 
     def __init__(
@@ -59,12 +64,13 @@ class Guard:
         max_in_flight: int,
         timeout_s: float,
         count: Callable[[str, str, int, float], None] = lambda method, route, status, seconds: None,
+        count_refused: Callable[[str, str, int], None] | None = None,
     ) -> None:
         self._app, self._access = app, access
         self._max_body_bytes = max_body_bytes
         self._max_in_flight = max_in_flight
         self._timeout_s = timeout_s
-        self._count = count
+        self._count, self._count_refused = count, count_refused
         self._in_flight = 0
         self._pressure = Pressure(max_in_flight)
 
@@ -83,6 +89,9 @@ class Guard:
         """Count the request and log it: never its path, which may name a person, nor anything of its body or answer."""
         route = getattr(scope.get("route"), "path", "")
         self._count(scope["method"], route, status, seconds)
+        refused = Headers(scope=scope).get(REFUSED, "")
+        if self._count_refused and refused.isdecimal():
+            self._count_refused(scope["method"], route, int(refused))
         facts = {"method": scope["method"], "endpoint": route, "status": status, "ms": round(1000 * seconds, 1)}
         state = scope.get("state", {})
         logger.info("request", extra=facts | {"request": state.get("request_id"), "key": state.get("key", "")})
@@ -103,8 +112,7 @@ class Guard:
         elif scope["method"] not in _BODY_METHODS:
             await self._run(scope, receive, send, request_id)
         elif self._in_flight >= self._max_in_flight:
-            detail = f"{self._in_flight} requests are being answered, which is all this service takes at once"
-            await problem(503, "busy", detail, request_id, RETRY_SOON)(scope, receive, send)
+            await self._refuse(scope, receive, send, request_id)
         else:
             self._in_flight += 1
             try:
@@ -116,13 +124,17 @@ class Guard:
         """Let it in where others like it found room lately; else refuse it before any of its body is read."""
         kind = scope["path"]
         if not self._pressure.enter(kind):
-            detail = "as many requests like this one are being answered as are answered in time"
-            await problem(503, "busy", detail, request_id, RETRY_SOON)(scope, receive, send)
+            await self._refuse(scope, receive, send, request_id)
             return
         try:
             await self._run(scope, self._counted(receive), send, request_id)
         finally:
             self._pressure.leave(kind, send.status in (503, 504))
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: "_Answer", request_id: str) -> None:
+        response = full(request_id)
+        response.headers.update(FULL if self._count_refused else {})
+        await response(scope, receive, send)
 
     async def _run(self, scope: Scope, receive: Receive, send: "_Answer", request_id: str) -> None:
         timer = asyncio.timeout(self._timeout_s)
@@ -170,7 +182,7 @@ class _Answer:
     def __init__(self, send: Send, path: str) -> None:
         self._send = send
         documentation = {"content-security-policy": _OF_DOCUMENTATION} if path.startswith(_DOCUMENTATION) else {}
-        self._headers = _HEADERS | documentation
+        self._headers = HEADERS | documentation
         self.status, self.started, self.finished = 0, False, False
 
     async def __call__(self, message: Message) -> None:
@@ -184,6 +196,12 @@ class _Answer:
         self.finished = message["type"] == "http.response.body" and not message.get("more_body", False)
 
 
+def full(request_id: str) -> Response:
+    """The answer where there is no room for a request."""
+    detail = "as many requests like this one are being answered as are answered in time"
+    return problem(503, "busy", detail, request_id, RETRY_SOON)
+
+
 def safe_request_id(sent: str | None) -> str:
     """The caller's id where it is safe to log and repeat, else a new one."""
-    return sent if sent is not None and _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
+    return sent if sent is not None and REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex

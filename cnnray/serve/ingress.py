@@ -138,14 +138,15 @@ class Ingress:
         self._config, self._models = config, models
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        config = self._config
+        config, counts = self._config, RequestMetrics()
         guard = Guard(
             build_api(self._models, {name for name in MODELS if config.replica_range(name)[0] == 0}),
             _access(config),
             max_body_bytes=int(config.max_body_mb * 2**20),
             max_in_flight=max_in_flight(config),
             timeout_s=config.timeout_s,
-            count=RequestMetrics().count,
+            count=counts.count,
+            count_refused=counts.count_refused if config.proxy == "haproxy" else None,
         )
         if not config.cors_origins:
             return guard

@@ -42,6 +42,10 @@ class RequestMetrics:
         self._requests.inc(1, {"method": method, "route": route or "none", "status": str(status)})
         self._seconds.observe(seconds, {"route": route or "none"})
 
+    def count_refused(self, method: str, route: str, number: int) -> None:
+        """So many were answered 503 by what stands in front of the replica; how long that took is not known."""
+        self._requests.inc(number, {"method": method, "route": route or "none", "status": "503"})
+
 
 class BatchMetrics:
     """Of a model's replica.

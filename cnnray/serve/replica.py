@@ -1,6 +1,7 @@
 """What the replicas of every model share: a queue that makes batches, a self-test, a description."""
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,10 @@ from ray import serve
 from cnnray.config import ServeConfig
 from cnnray.serve.batching import Batcher
 from cnnray.serve.metrics import BatchMetrics
+
+# Torch asks for huge pages then, and looks for this when it first makes a tensor. Activations of a batch are given back
+# and asked for again all the time; a replica otherwise takes a hundred thousand page faults a second.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 _SCALE_UP_SECONDS = 3.0
 _RECENT = 0.2  # weight of the last batch in what a job takes
