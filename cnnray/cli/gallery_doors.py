@@ -4,19 +4,22 @@ Answers are JSON values with the names that the service's API has.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cnnray.cli.console import say
+from cnnray.cli.query_photos import asked
 from cnnray.config import EnrollConfig, RecognizeConfig, RecordConfig
+from cnnray.errors import CnnrayError
 
 if TYPE_CHECKING:
-    from cnnray.client import Client
+    from cnnray.client import Client, Recognized
 
 Values = dict[str, Any]
 _PAGE = 1000
+_PHOTOS = 32  # in memory at a time
 
 
 class Door(Protocol):
@@ -156,26 +159,18 @@ class Local:
 
     def recognize(self, gallery: str, photos: list[Path], config: RecognizeConfig) -> list[Values]:
         """See `Door`."""
-        from cnnray.data.fetch import fetch_image
-        from cnnray.errors import ImageError
-        from cnnray.infer.face_results import to_json
         from cnnray.infer.faces import FacePipeline
         from cnnray.infer.gallery.contracts import open_contract
 
-        contents = [fetch_image(str(photo)) for photo in photos]
         self._record.get_gallery(gallery)
         pipeline = FacePipeline.load(config)
         opened = self.open(gallery, open_contract(self._record, gallery, pipeline))
-        answers = []
-        for photo, found in zip(photos, pipeline.predict(contents, config.search), strict=True):
-            if isinstance(found, ImageError):
-                answers.append({"image": str(photo), "error": {"code": found.code, "detail": str(found)}})
-                continue
-            matches = _matches(opened, found.faces, config)
-            answer: Values = {"image": str(photo), "height": found.height, "width": found.width}
-            faces = [to_json(face) | match for face, match in zip(found.faces, matches, strict=True)]
-            answers.append(answer | {"faces": faces})
-        return answers
+        seen: list[Any] = []
+        for start in range(0, len(photos), _PHOTOS):
+            contents = [_fetched(photo) for photo in photos[start : start + _PHOTOS]]
+            found = iter(pipeline.predict([read for read in contents if isinstance(read, bytes)], config.search))
+            seen += [next(found) if isinstance(read, bytes) else read for read in contents]
+        return _answers(photos, seen, lambda faces: _recognized(opened, faces, config))
 
 
 class Remote:
@@ -226,13 +221,47 @@ class Remote:
     def recognize(self, gallery: str, photos: list[Path], config: RecognizeConfig) -> list[Values]:
         """See `Door`."""
         search = {name: getattr(config, name) for name in ("confidence", "smallest_face", "rotated")}
-        answers = []
-        for photo in photos:
-            found = self._client.recognize(
-                gallery, photo, threshold=config.threshold, candidates=config.candidates, **search
-            )
-            answers.append({"image": str(photo)} | asdict(found))
-        return answers
+        options: Values = search | {"threshold": config.threshold, "candidates": config.candidates}
+
+        def ask(photo: Path) -> "Recognized":
+            return self._client.recognize(gallery, photo, **options)
+
+        with asked(photos, ask, 1) as found:
+            return _answers(photos, list(found), asdict)
+
+
+def _answers(photos: Sequence[Path], found: Sequence[Any], tell: Callable[[Any], Values]) -> list[Values]:
+    """Of each photo what is told of what was found in it, or the error in its place.
+
+    Raises:
+        CnnrayError: all failed; that of the first one.
+    """
+    if found and all(isinstance(one, CnnrayError) for one in found):
+        raise found[0]
+    answers = []
+    for photo, one in zip(photos, found, strict=True):
+        bad = isinstance(one, CnnrayError)
+        told = {"error": {"code": one.code, "detail": str(one)}} if bad else tell(one)
+        answers.append({"image": str(photo)} | told)
+    return answers
+
+
+def _fetched(photo: Path) -> bytes | CnnrayError:
+    from cnnray.data.fetch import fetch_image
+    from cnnray.errors import DataError
+
+    try:
+        return fetch_image(str(photo))
+    except DataError as error:
+        return error
+
+
+def _recognized(gallery: Any, found: Any, config: RecognizeConfig) -> Values:
+    from cnnray.infer.face_results import to_json
+
+    matches = _matches(gallery, found.faces, config)
+    faces = [to_json(face) | match for face, match in zip(found.faces, matches, strict=True)]
+    return {"height": found.height, "width": found.width, "faces": faces}
 
 
 def _matches(gallery: Any, faces: Any, config: RecognizeConfig) -> list[Values]:

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from cnnray.cli.app import Flat, faces
 from cnnray.cli.console import say, table
 from cnnray.cli.gallery_doors import open_door, say_if_nobody
+from cnnray.cli.query_photos import list_photos
 from cnnray.config import EnrollConfig, RecognizeConfig, RecordConfig
 from cnnray.errors import OptionError
 
@@ -77,22 +78,22 @@ def faces_recognize(
     """Say who is in photos, or that it is nobody of the gallery.
 
     Args:
-        images: files.
+        images: files, and folders of them.
         gallery: its name.
         out: folder for a PNG per image with its faces and their names.
         url: of a service whose gallery it is; without it, the record on this machine.
     """
-    from cnnray import files
     from cnnray.data.fetch import fetch_image
 
+    photos = list_photos(images, out, [".png"])
     with open_door(url, record) as door:
-        answers = door.recognize(gallery, images, config)
+        answers = door.recognize(gallery, [photo.path for photo in photos], config)
     rows = [row for answer in answers for row in _face_rows(answer)]
     columns = ["image", "box", "who", "score"] + ["candidates"] * bool(config.candidates)
     table(f"Gallery {gallery}", rows, columns)
-    for path, answer in zip(images, answers, strict=True):
+    for photo, answer in zip(photos, answers, strict=True):
         if out is not None and not answer.get("error"):
-            files.write_bytes(str(out / f"{path.stem}.png"), _overlay(fetch_image(str(path)), answer["faces"]))
+            photo.write(out, ".png", _overlay(fetch_image(str(photo.path)), answer["faces"]))
     return {"gallery": gallery, "answers": answers}
 
 

@@ -89,7 +89,7 @@ def ask_about(
         ServiceError, StorageError: all failed; that of the first one.
     """
     answers, shown, faults = [], [], []
-    with _asked([photo.path for photo in photos], ask, concurrency) as found:
+    with asked([photo.path for photo in photos], ask, concurrency) as found:
         for photo, answer in zip(photos, found, strict=True):
             image = {"image": str(photo.path)}
             if isinstance(answer, Fault):
@@ -107,13 +107,16 @@ def ask_about(
 
 
 @contextlib.contextmanager
-def _asked(paths: Sequence[Path], ask: Callable[[Path], T], concurrency: int) -> Iterator[Iterator[T | Fault]]:
-    """The answers in their order; when this ends, nothing more is asked."""
+def asked(paths: Sequence[Path], ask: Callable[[Path], T], concurrency: int) -> Iterator[Iterator[T | Fault]]:
+    """The answers in their order, or what went wrong; when this ends, nothing more is asked.
+
+    What would be wrong with every image (no connection, no right to ask) is not tried with each.
+    """
     in_vain: list[ServiceError] = []  # since the last other answer; one for each that is asked at a time is enough
 
     def one(path: Path) -> T | Fault:
         if len(in_vain) >= concurrency:
-            return _not_asked(in_vain[-1])
+            return _notasked(in_vain[-1])
         try:
             answer: T | Fault = ask(path)
         except (ServiceError, StorageError) as error:
@@ -139,7 +142,7 @@ def _counted(answers: Iterator[T], count: int, line: ProgressLine) -> Iterator[T
         yield answer
 
 
-def _not_asked(error: ServiceError) -> ServiceError:
+def _notasked(error: ServiceError) -> ServiceError:
     return ServiceError(f"not asked, after: {error}", code=error.code, status=error.status, request_id=error.request_id)
 
 

@@ -1,12 +1,15 @@
 """`cnnray faces`: galleries of a local record by command line, and what a service is asked."""
 
 import json
+import shutil
 import unicodedata
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from cnnray.client import gallery_answers as answers
+from cnnray.errors import ServiceError
 from cnnray.infer.gallery.gallery import Gallery, create_gallery
 from cnnray.infer.gallery.record import Record
 from tests.commands import run_command
@@ -72,6 +75,8 @@ def test_photos_are_enrolled_and_recognised(call, photos, tmp_path):
         assert picture.size == (first["width"], first["height"])
     found, _ = call(*words[:3], "--gallery", "staff", "--threshold", "0.5")
     assert found["answers"][1]["faces"][0]["decision"] == "identified"
+    _, said = call("recognize", tmp_path / "broken.jpg", "--gallery", "staff", code=2)
+    assert "expected JPEG" in said  # where nothing is left to answer
     _, said = call(*words[:2], "--gallery", "staff", "--views", "1", code=2)
     assert "do not compare with" in said
     _, said = call("enroll", photos[1], "--gallery", "staff", "--identity", "eve", code=2)
@@ -241,3 +246,34 @@ def test_the_same_commands_ask_a_service(call, monkeypatch, photos, tmp_path):
     enroll = next(options for name, _, options in asked if name == "enroll")
     assert enroll == {"name": "", "pick": "only", "accept_quality": False, "accept_conflict": False}
     assert not (tmp_path / "r.db").exists()
+
+
+def test_a_folder_is_recognised_and_a_bad_photo_costs_no_other_answer(call, monkeypatch, photos, tmp_path):
+    folder, other = tmp_path / "party", tmp_path / "party" / "late"
+    other.mkdir(parents=True)
+    for path in (folder / "a.jpg", other / "a.jpg"):
+        shutil.copy(photos[0], path)
+    (folder / "broken.jpg").write_bytes(b"rubbish")
+
+    seen = ANSWERS["recognize"]
+
+    def recognize(gallery, photo):
+        if Path(photo).name == "broken.jpg":
+            raise ServiceError("expected an image", code="not_an_image", status=422)
+        return seen(gallery, photo)
+
+    call("enroll", photos[1], "--gallery", "staff", "--identity", "ada")
+    local, _ = call("recognize", folder, tmp_path / "absent.jpg", "--gallery", "staff", "--out", tmp_path / "local")
+    monkeypatch.setattr("cnnray.client.Client", Service)
+    monkeypatch.setitem(ANSWERS, "recognize", recognize)
+    remote, _ = call("recognize", folder, "--gallery", "g", "--out", tmp_path / "o", "--url", "http://127.0.0.1:8000")
+    for found in (local["answers"][:3], remote["answers"]):
+        names = [str(Path(answer["image"]).relative_to(folder)) for answer in found]
+        codes = [answer.get("error", {}).get("code") for answer in found]
+        assert sorted(zip(names, codes, strict=True)) == [
+            ("a.jpg", None), ("broken.jpg", "not_an_image"), ("late/a.jpg", None)
+        ]  # fmt: skip
+    assert local["answers"][3]["error"]["code"] == "bad_data"
+    for out in ("local", "o"):
+        written = {str(path.relative_to(tmp_path / out)) for path in (tmp_path / out).rglob("*.png")}
+        assert written == {"a.png", "late/a.png"}
