@@ -14,8 +14,9 @@ that fails is told; the next is measured all the same. Last line, one JSON objec
     stylize    seconds, cpu_seconds of the command; images; mean_difference and largest_difference of the paintings,
                every 20th of them, in 1/255
     filters    seconds, cpu_seconds; same_images: share of the nine strongest images of each filter that are the same
-    serve      rps, cpu_rps, p50_ms, cpu_p50_ms at 64 connections, alone_p50_ms, cpu_alone_p50_ms at one; same_answers:
-               share of equal first classes
+    serve      of classify_ and detect_: rps, cpu_rps, p50_ms, cpu_p50_ms (of answers 200), refused, cpu_refused at 64
+               connections, alone_p50_ms and cpu_alone_p50_ms at one; same_answers: share of equal classes; boxes,
+               cpu_boxes, matched as in detect
 """
 
 import argparse
@@ -164,23 +165,47 @@ def filters(folder, images):
 
 
 def serve(folder, images):
-    from load import ask_in_turn, percentile_ms, post, rate_of
-    from served import make_classifier, photos, service
+    from load import post
+    from served import make_classifier, make_detector, photos
 
-    checkpoint, facts, said = make_classifier(folder), {}, {}
-    requests = [post("/v1/classify", photo) for photo in photos("grocery", 32)]
+    content, facts = photos("grocery", 32), {}
+    said = serve_on_both(facts, "classify_", [post("/v1/classify", photo) for photo in content],
+                         classifier=make_classifier(folder))  # fmt: skip
+    facts["same_answers"] = float(np.mean([a["label"] == b["label"] for a, b in zip(*said, strict=True)]))
+    said = serve_on_both(facts, "detect_", [post("/v1/detect", photo) for photo in content],
+                         detector=make_detector(folder))  # fmt: skip
+    found = [[boxes_of(answer) for answer in answers] for answers in said]
+    return facts | matched(*found)
+
+
+def serve_on_both(facts, task, requests, **models):
+    """Fill in what a service does with and without --gpu; its answers to each request, first those of the GPU."""
+    from load import Connection, ask_in_turn, percentile_ms, rate_of
+    from served import service
+
+    async def each(url):
+        connection = Connection(url)
+        return [await connection.ask(request) for request in requests]
+
+    said = []
     for name, prefix in PREFIX.items():
-        with service(classifier=checkpoint, gpu=bool(ON[name]), max_batch_size=32) as url:
-            asyncio.run(ask_in_turn(url, requests, 64, 5))
+        with service(gpu=bool(ON[name]), max_batch_size=32, **models) as url:
+            asyncio.run(ask_in_turn(url, requests, 64, 4))
             began = time.perf_counter()
-            answers = asyncio.run(ask_in_turn(url, requests, 64, 10))
-            facts[f"{prefix}rps"] = rate_of(answers, began, 10)
-            facts[f"{prefix}p50_ms"] = percentile_ms(answers, 50)
-            one = asyncio.run(ask_in_turn(url, requests, 1, 5))
-            facts[f"{prefix}alone_p50_ms"] = percentile_ms(one, 50)
-            said[name] = [answer.json()["top"][0]["label"] for answer in one[: len(requests)]]
-    facts["same_answers"] = float(np.mean([a == b for a, b in zip(said["gpu"], said["cpu"], strict=False)]))
-    return facts
+            answers = asyncio.run(ask_in_turn(url, requests, 64, 8))
+            alone = asyncio.run(each(url))
+            facts[f"{task}{prefix}rps"] = rate_of(answers, began, 8)
+            good = [answer for answer in answers if answer.status == 200]
+            facts[f"{task}{prefix}p50_ms"] = percentile_ms(good, 50)
+            facts[f"{task}{prefix}refused"] = len(answers) - len(good)
+            facts[f"{task}{prefix}alone_p50_ms"] = percentile_ms(alone, 50)
+            said.append([answer.json() for answer in alone])
+    return said
+
+
+def boxes_of(answer):
+    (image,) = answer["images"]
+    return {"boxes": [one["box"] for one in image["objects"]], "labels": [one["label"] for one in image["objects"]]}
 
 
 PARTS = {part.__name__: part for part in (features, finetune, detect, segment, stylize, filters, serve)}

@@ -19,7 +19,7 @@ from cnnray.errors import CheckpointError, ImageError, OptionError, UnknownNameE
 from cnnray.infer.embed import CPU_BATCH, Embedder
 from cnnray.nn.backbones import Extractor, build_backbone, build_extractor
 from cnnray.nn.checkpoint import Card, load_checkpoint, load_into
-from cnnray.nn.device import choose_device, native_precision, num_cores
+from cnnray.nn.device import choose_device, gpu_batches, native_precision, num_cores, pad_batch
 from cnnray.nn.heads import Head, build_head
 from cnnray.ops.augment import plain_view
 from cnnray.ops.decode import read_pixels
@@ -72,6 +72,8 @@ class Classifier:
         self.precision = native_precision(self.device) if precision == "auto" else precision
         self._threads = threads or num_cores()
         self._pool = ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,))
+        # cuDNN's plans (see `gpu_batches`) belong to the thread that they were made in
+        self._passes = ThreadPoolExecutor(1) if self.device.type == "cuda" else self._pool
         self._extractor = extractor.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
         self._head = head.eval().requires_grad_(False).to(self.device)
         self._features: Callable[[Tensor], Tensor] = self._compiled() if compile else self._eager()
@@ -161,10 +163,16 @@ class Classifier:
         Returns:
             float32 [N, K] on the CPU; rows sum to 1.
         """
-        if self.device.type == "cuda":
-            return torch.cat([self._forward(part) for part in images_NCHW.split(GPU_BATCH)])
-        size = min(CPU_BATCH, math.ceil(len(images_NCHW) / self._threads))
-        return torch.cat(list(self._pool.map(self._forward, images_NCHW.split(size))))
+        size = GPU_BATCH
+        if self.device.type != "cuda":
+            size = min(CPU_BATCH, math.ceil(len(images_NCHW) / self._threads))
+        return torch.cat(list(self._passes.map(self._forward, images_NCHW.split(size))))
+
+    def warm_up(self, most: int) -> None:
+        """On a GPU, see every number of images up to `most` once: the first time takes seconds, see `gpu_batches`."""
+        size = self.card.input["size"]
+        for count in gpu_batches(min(most, GPU_BATCH)) if self.device.type == "cuda" else ():
+            self.probabilities(torch.zeros(count, 3, size, size, dtype=torch.uint8))
 
     def self_test(self) -> None:
         """Classify a grey image, to see that the whole way works.
@@ -189,7 +197,8 @@ class Classifier:
     def _forward(self, images: Tensor) -> Tensor:
         with torch.inference_mode():  # belongs to the thread, so it is set here and not once
             features = self._features_of_few if len(images) <= self._few else self._features
-            return torch.softmax(self._head(features(images)), dim=1).cpu()
+            found = features(pad_batch(images, self.device))[: len(images)]
+            return torch.softmax(self._head(found), dim=1).cpu()
 
     def _eager(self) -> Callable[[Tensor], Tensor]:
         low = self.precision == "bfloat16"

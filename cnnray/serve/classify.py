@@ -100,6 +100,7 @@ class Classifier(Replica):
         device = "cuda" if config.gpu else "cpu"
         model = classify.Classifier.load(config.classifier, device=device, compile=config.compile, few=_FEW)
         super().__init__(model, config)
+        model.warm_up(config.max_batch_size)
         self._predict, self._classes = model.predict, model.classes
         self._reasons = Reasons(lambda: load_explainer(config.classifier, device, model.card.weights_sha256))
         # the other places of the replica stay free for requests that ask for no explanation, and for readiness

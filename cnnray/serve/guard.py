@@ -23,6 +23,7 @@ logger = logging.getLogger("ray.serve")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _BODY_METHODS = {"POST", "PUT", "PATCH"}
 _DOCUMENTATION = "/docs"
+_REFUSALS_PER_SECOND, _LONGEST_REFUSAL_SECONDS = 100, 1.0
 FULL = {"x-cnnray-full": "1"}  # of a refusal for which nothing of the request was looked at, where HAProxy reads it
 REFUSED = "x-cnnray-refused"  # of a request: how many like it HAProxy has refused since the last that passed
 # Unless the application says otherwise. Answers are data: no browser is to guess their kind, keep, embed or run them.
@@ -71,7 +72,7 @@ class Guard:
         self._max_in_flight = max_in_flight
         self._timeout_s = timeout_s
         self._count, self._count_refused = count, count_refused
-        self._in_flight = 0
+        self._in_flight, self._refusing = 0, 0
         self._pressure = Pressure(max_in_flight)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -132,6 +133,17 @@ class Guard:
             self._pressure.leave(kind, send.status in (503, 504))
 
     async def _refuse(self, scope: Scope, receive: Receive, send: "_Answer", request_id: str) -> None:
+        """Say that there is no room, the later the more are being told so; where HAProxy asks, at once.
+
+        Some callers ask again as soon as they are refused: forty-eight had 900 refusals a second of this event loop,
+        which all the while has to see to those who were let in.
+        """
+        if not self._count_refused:
+            self._refusing += 1
+            try:
+                await asyncio.sleep(min(_LONGEST_REFUSAL_SECONDS, self._refusing / _REFUSALS_PER_SECOND))
+            finally:
+                self._refusing -= 1
         response = full(request_id)
         response.headers.update(FULL if self._count_refused else {})
         await response(scope, receive, send)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import time
 
 import httpx
 import pytest
@@ -227,3 +228,22 @@ def test_every_answer_says_what_browsers_must_not_do(guarded):
         assert response.headers["content-security-policy"].startswith("default-src 'none'")
         assert response.headers["referrer-policy"] == "no-referrer"
         assert not [name for name in response.headers if name.startswith("access-control")]
+
+
+def test_callers_that_ask_again_at_once_leave_time_for_those_who_were_let_in():
+    # room for two; sixty others spin for two seconds
+    guard = guard_of(ByPlace(local=False))
+    refused = []
+
+    async def spin(client, until):
+        while time.monotonic() < until:
+            refused.append((await client.post("/sleepy")).status_code)
+
+    async def talk(client):
+        holders = [asyncio.create_task(client.post("/sleepy")) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        await asyncio.gather(*holders, *(spin(client, time.monotonic() + 2) for _ in range(60)))
+
+    run(guard, talk)
+    assert set(refused) <= {503, 504}
+    assert 60 <= len(refused) < 2 * (100 * 2 + 60)

@@ -14,7 +14,7 @@ from cnnray.errors import CheckpointError, ImageError, OptionError
 from cnnray.infer.classify import Classification, Classifier
 from cnnray.nn.backbones import build_backbone, build_extractor
 from cnnray.nn.checkpoint import Card, save_checkpoint
-from cnnray.nn.device import choose_device, num_cores
+from cnnray.nn.device import choose_device, gpu_batches, num_cores, pad_batch
 from cnnray.nn.heads import build_head
 from cnnray.ops.augment import plain_view
 from cnnray.ops.decode import decode
@@ -268,3 +268,16 @@ def test_a_containers_quota_bounds_the_cores(tmp_path, quota, expected):
     (tmp_path / "cpu.max").write_text(quota)
     assert num_cores(tmp_path / "cpu.max") == min(cores, expected or cores)
     assert num_cores(tmp_path / "absent") == cores
+
+
+def test_a_gpu_sees_few_numbers_of_images():
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")  # neither is used
+    assert [gpu_batches(most) for most in (1, 2, 3, 32, 33)] == [
+        [1], [1, 2], [1, 2, 4], [1, 2, 4, 8, 16, 32], [1, 2, 4, 8, 16, 32, 64]
+    ]  # fmt: skip
+    for count in range(1, 40):
+        images = torch.randint(0, 255, (count, 3, 2, 2), dtype=torch.uint8)
+        padded = pad_batch(images, cuda)
+        assert len(padded) in gpu_batches(count) and len(padded) < 2 * count
+        assert torch.equal(padded[:count], images) and not padded[count:].any()
+        assert pad_batch(images, cpu) is images
