@@ -55,4 +55,3 @@ def test_a_model_that_nobody_asks_goes_and_comes_back_without_a_failed_request(s
             asker.join(120)
     assert [(one.label, one.model) for one in answers] == 4 * [(before.label, before.model)]
     assert replicas(sleepy, "Detector") == [awake]
-    wait_asleep(sleepy)  # again
