@@ -203,6 +203,12 @@ class RecordError(StorageError):
     http_status = 503
 
 
+class NodeError(CnnrayError):
+    """A node of the cluster keeps the work from being done."""
+
+    code = "bad_node"
+
+
 class ServiceError(CnnrayError):
     """The service answered with an error, or not at all.
 

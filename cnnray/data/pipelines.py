@@ -92,6 +92,7 @@ def run_units(
     Raises:
         CnnrayError: what the stage raised, in its constructor or in a call.
         NodesLost: the plan does not fit what is left of the cluster.
+        NodeError: workers cannot live on a node.
     """
     quiet_ray_data()
     pool = ray.data.ActorPoolStrategy(
@@ -109,8 +110,10 @@ def run_units(
         num_gpus=plan.gpus,
         fn_constructor_kwargs=arguments,
     )
-    dataset.context.custom_execution_callback_classes = [watch(plan)]
+    done = 0
+    dataset.context.custom_execution_callback_classes = [watch(plan, lambda: done)]
     for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        done += 1
         for row in pa.table(block).to_pylist():
             if row.get(FAULT):
                 raise pickle.loads(row[FAULT])

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 
 from cnnray.data import units
-from cnnray.data.actors import fits, plan_actors, startable
+from cnnray.data.actors import Deaths, fits, plan_actors, startable
 from cnnray.data.units import LARGE_UNIT_ROWS, UNIT_ROWS, plan_units, unit_rows
-from cnnray.errors import OptionError
+from cnnray.errors import NodeError, OptionError
 
 
 def index(count, path="/nowhere/{}"):
@@ -117,3 +117,22 @@ def test_a_plan_of_gpus_needs_them():
     plan = plan_actors(nodes, 0, True)
     assert fits(plan, nodes)
     assert not fits(plan, [nodes[0], {"CPU": 64}])
+
+
+def test_workers_that_end_one_after_the_other_on_a_node_are_told_with_it():
+    now, ended = [0.0], {"10.0.0.1": {"a"}, "10.0.0.2": {f"before {at}" for at in range(50)}}
+    deaths = Deaths(lambda: {node: set(workers) for node, workers in ended.items()}, lambda: now[0])
+
+    def later(seconds, done, more=0):
+        now[0] += seconds
+        ended["10.0.0.2"] |= {f"{now[0]} {at}" for at in range(more)}
+        deaths.check(done)
+
+    later(1, 0)
+    later(31, 0, 30)  # from here on they count
+    later(10, 0, 19)
+    later(10, 1, 19)  # work was done
+    later(31, 1, 19)
+    later(10, 1, 19)
+    with pytest.raises(NodeError, match=r"nothing was done for 51 s, while 20 workers ended on the node 10\.0\.0\.2"):
+        later(10, 1, 1)
