@@ -1,6 +1,7 @@
 """The service behind HAProxy: the same answers, and no port that others reach."""
 
 import time
+from pathlib import Path
 
 import httpx
 import psutil
@@ -43,6 +44,15 @@ def test_it_listens_on_loopback_only(haproxied):
     listening = [at.laddr for at in haproxy.net_connections() if at.status == psutil.CONN_LISTEN]
     assert len(listening) == 3  # the service, statistics, metrics
     assert {at.ip for at in listening} == {"127.0.0.1"}
+
+
+def test_it_runs_with_the_rules_for_what_the_door_has_no_room_for(haproxied):
+    (haproxy,) = haproxies(haproxied)
+    words = haproxy.cmdline()
+    config = Path(words[words.index("-f") + 1]).read_text()
+    frontend = config.partition("frontend http_frontend\n")[2].partition("\nbackend ")[0]
+    assert "http-request return status 503 content-type application/problem+json" in frontend
+    assert config.count("backend cnnray_refused\n") == 1
 
 
 def test_a_replica_that_dies_costs_the_client_no_answer(haproxied, photos):
