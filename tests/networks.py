@@ -16,14 +16,14 @@ from tests.nodes import ROOT
 
 RAY = str(Path(sys.executable).parent / "ray")
 PORT = 6379
-# Nobody else is in this network. A node that is not heard for five seconds is given up, instead of half a minute.
+# Nobody else is in this network. A node that is not heard for ten seconds is given up, instead of half a minute.
 SETTINGS = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_health_check_initial_delay_ms": "5000",
     "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "5",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "10",
 }
 NODE = ("--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats", "--block")
 
@@ -84,18 +84,31 @@ class Network:
     def name(self, host):
         return f"{self.prefix}h{host}"
 
-    def start(self, host, before=""):
-        """Start Ray on a host; `before` are commands for its shell, which may mount what others do not see."""
+    def start(self, host):
+        """Start Ray on a host, and return when it runs."""
         place = ("--head", f"--port={PORT}", "--include-dashboard=false", f"--temp-dir={self._folder}")
         words = place if host == 0 else (f"--address={self.address}",)
         command = [RAY, "start", f"--node-ip-address={self.ip_of(host)}", *NODE, *words]
         own = f"mount -t tmpfs tmpfs {self._folder}" if host else ""  # as machines have disks of their own
-        script = f"{own}\n{before}\nexec {' '.join(command)}"
+        script = f"{own}\nexec {' '.join(command)}"
         env = os.environ | SETTINGS | {"PYTHONPATH": str(ROOT)}
         words = ["ip", "netns", "exec", self.name(host), "sh", "-c", script]
-        with (Path(self._folder) / f"host{host}.log").open("w") as log:
-            self._process[host] = subprocess.Popen(words, env=env, stdout=log, stderr=log)
-        self._started.append(self._process[host])
+        for _ in range(3):  # on a busy machine Ray may not find itself in time, and ends
+            if self._runs(host, words, env):
+                return
+        raise AssertionError((Path(self._folder) / f"host{host}.log").read_text())
+
+    def _runs(self, host, words, env):
+        told = Path(self._folder) / f"host{host}.log"
+        with told.open("w") as log:
+            process = self._process[host] = subprocess.Popen(words, env=env, stdout=log, stderr=log)
+        self._started.append(process)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if "Ray runtime started" in told.read_text():
+                return True
+            time.sleep(0.1)
+        return False
 
     def fill_disk(self, host):
         """That of a host other than the head, where Ray has its folder."""

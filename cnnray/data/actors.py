@@ -187,12 +187,21 @@ class Deaths:
         for node, workers in ended.items():
             count = len(workers - self._before.get(node, set()))
             if count >= MOST_DEATHS:
-                raise NodeError(
-                    f"nothing was done for {quiet:.0f} s, while {count} workers ended on the node {node}, as they do "
-                    "where a disk is full. Look there at the disks of Ray's folder (/tmp/ray), of /dev/shm and of the "
-                    "results, and at the memory; or take the node out (ray stop there). What is stored stays, and the "
-                    "same command goes on with it"
-                )
+                raise _bad_node(f"nothing was done for {quiet:.0f} s, while {count}", node)
+
+
+def worker_died() -> NodeError:
+    """To raise where Ray gives up a task whose workers ended one after the other; names the node that most ended on."""
+    ended = ended_workers()
+    return _bad_node("one after the other,", max(ended, key=lambda node: len(ended[node]), default="unknown"))
+
+
+def _bad_node(what: str, node: str) -> NodeError:
+    return NodeError(
+        f"{what} workers ended on the node {node}, as they do where a disk is full. Look there at the disks of Ray's "
+        "folder (/tmp/ray), of /dev/shm and of the results, and at the memory; or take the node out (ray stop there). "
+        "What is stored stays, and the same command goes on with it"
+    )
 
 
 def ended_workers() -> dict[str, set[str]]:

@@ -17,6 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from cnnray import files
 from cnnray.config import ManifestConfig
+from cnnray.data.actors import worker_died
 from cnnray.data.feature_store import INDEX_SCHEMA
 from cnnray.errors import DataError, StorageError
 from cnnray.ops.split import parse_fractions, stratified_split
@@ -64,7 +65,10 @@ def index_folder(source: str) -> pa.Table:
     entries = [e for e in fs.ls(root, detail=True) if not _hidden(e["name"])]
     folders = sorted(posixpath.basename(e["name"].rstrip("/")) for e in entries if files.kind_of(fs, e) == "directory")
     task = ray.remote(num_cpus=0.25)(list_images)
-    listed = ray.get([task.remote(source, folder) for folder in folders])
+    try:
+        listed = ray.get([task.remote(source, folder) for folder in folders])
+    except ray.exceptions.WorkerCrashedError as error:
+        raise worker_died() from error
     pictures = [e for e in entries if _is_image(e["name"])]
     beside = sorted(posixpath.basename(e["name"]) for e in pictures if files.kind_of(fs, e) != "directory")
     if not any(len(column) for column in listed):

@@ -10,7 +10,7 @@ from tests.networks import Network, works
 
 pytestmark = pytest.mark.skipif(not works(), reason="needs Linux, root and iproute2, to make networks")
 
-# Build features of a folder into another, tell when the first part is stored, and what came out.
+# Build features of a folder into another on so many nodes, and tell what came out and who is left.
 BUILD = """
 import json, sys
 from pathlib import Path
@@ -21,7 +21,7 @@ from cnnray.data.features import build_features
 from cnnray.errors import CnnrayError
 from tests.networks import wait_for_nodes
 
-photos, out, nodes = sys.argv[1], sys.argv[2], int(sys.argv[3])
+photos, out, nodes, left = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 cluster.connect()
 wait_for_nodes(nodes)
 config = FeaturesConfig(compile=False, precision="float32", dtype="float32", views=1, reuse="none")
@@ -30,6 +30,7 @@ try:
     told = {name: made[name] for name in ("features", "content_sha256")}
 except CnnrayError as error:
     told = {"error": str(error), "exit_code": error.exit_code}
+wait_for_nodes(left)  # where the others were done before one was given up
 told["alive"] = sorted(node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"])
 print("TOLD", json.dumps(told))
 sys.stdout.flush()
@@ -48,12 +49,29 @@ def network():
     with Network(3) as network:
         for host in range(3):
             network.start(host)
-            time.sleep(5 if host == 0 else 0)
         yield network
 
 
-def build(network, photos, out, nodes):
-    done = network.run(BUILD, photos, out, nodes)
+# Take the head's only CPU.
+OCCUPY = """
+import ray
+from cnnray import cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+cluster.connect()
+
+@ray.remote(num_cpus=1, lifetime="detached", name="idler")
+class Idler:
+    def here(self):
+        return True
+
+here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+assert ray.get(Idler.options(scheduling_strategy=here).remote().here.remote())
+"""
+
+
+def build(network, photos, out, nodes, left=0):
+    done = network.run(BUILD, photos, out, nodes, left or nodes)
     lines = [line for line in done.stdout.splitlines() if line.startswith("TOLD ")]
     assert lines, done.stderr[-3000:]
     return json.loads(lines[0].removeprefix("TOLD "))
@@ -77,7 +95,7 @@ def test_a_node_that_is_cut_off_costs_no_feature_and_comes_back(network, photos,
     assert len(expected["alive"]) == 3 and expected["features"] == 800
 
     thread = when_stored(tmp_path / "cut", lambda: network.link(1, "down"))
-    told = build(network, photos, tmp_path / "cut", 3)
+    told = build(network, photos, tmp_path / "cut", 3, left=2)
     thread.join(30)
     assert told["content_sha256"] == expected["content_sha256"]
     assert network.ip_of(1) not in told["alive"] and len(told["alive"]) == 2
@@ -97,7 +115,9 @@ def test_a_node_that_is_cut_off_costs_no_feature_and_comes_back(network, photos,
 
 def test_a_node_with_a_full_disk_is_named_where_the_work_waits_for_it(network, photos, tmp_path):
     network.fill_disk(2)
-    network.link(1, "down")  # else the other two do the work
+    network.link(1, "down")  # else it and the head do the work
+    done = network.run(OCCUPY)
+    assert done.returncode == 0, done.stderr[-3000:]
     told = build(network, photos, tmp_path / "run", 2)
     assert f"ended on the node {network.ip_of(2)}" in told["error"] and "where a disk is full" in told["error"]
     assert told["exit_code"] == 1
