@@ -17,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from cnnray import files
 from cnnray.config import ManifestConfig
-from cnnray.data.actors import worker_died
+from cnnray.data.deaths import worker_died
 from cnnray.data.feature_store import INDEX_SCHEMA
 from cnnray.errors import DataError, StorageError
 from cnnray.ops.split import parse_fractions, stratified_split

@@ -6,7 +6,8 @@ import pyarrow as pa
 import pytest
 
 from cnnray.data import units
-from cnnray.data.actors import Deaths, fits, plan_actors, startable
+from cnnray.data.actors import fits, plan_actors, startable
+from cnnray.data.deaths import Deaths
 from cnnray.data.units import LARGE_UNIT_ROWS, UNIT_ROWS, plan_units, unit_rows
 from cnnray.errors import NodeError, OptionError
 
