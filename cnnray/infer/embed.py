@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from cnnray.nn.backbones import Extractor
-from cnnray.nn.device import choose_device, native_precision, single_threaded
+from cnnray.nn.device import choose_device, fill_batch, native_precision, single_threaded
 
 CPU_BATCH = 4
 
@@ -72,15 +72,13 @@ class Embedder:
         return np.concatenate(parts)
 
     def _forward(self, images: torch.Tensor) -> npt.NDArray[np.float32]:
-        count = len(images)
-        if count < self.batch_size:
-            images = torch.cat([images, images.new_zeros(self.batch_size - count, 3, self.size, self.size)])
-        batch = images.contiguous(memory_format=torch.channels_last)  # as compiled: other strides compile again
+        # as compiled: other strides compile again
+        batch = fill_batch(images, self.batch_size).contiguous(memory_format=torch.channels_last)
         use_bfloat16 = self.precision == "bfloat16"
         # grad mode and autocast belong to the thread, so they are set here and not once
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=use_bfloat16):
             features = self._model(batch.to(self.device, non_blocking=True))
-        return np.asarray(features[:count].float().cpu().numpy())
+        return np.asarray(features[: len(images)].float().cpu().numpy())
 
     def _compile(self) -> bool:
         import torch._inductor.config as inductor

@@ -44,7 +44,11 @@ def pad_batch(images: torch.Tensor, device: torch.device) -> torch.Tensor:
     Args:
         images: [N, ...], N at least 1.
     """
-    count = gpu_batches(len(images))[-1] if device.type == "cuda" else len(images)
+    return fill_batch(images, gpu_batches(len(images))[-1]) if device.type == "cuda" else images
+
+
+def fill_batch(images: torch.Tensor, count: int) -> torch.Tensor:
+    """Zeros added below images [N, ...], so that there are `count`, which is at least N."""
     if count == len(images):
         return images
     return torch.cat([images, images.new_zeros(count - len(images), *images.shape[1:])])
