@@ -24,7 +24,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _BODY_METHODS = {"POST", "PUT", "PATCH"}
 _DOCUMENTATION = "/docs"
 _REFUSALS_PER_SECOND, _LONGEST_REFUSAL_SECONDS = 100, 1.0
-FULL = {"x-cnnray-full": "1"}  # of a refusal for which nothing of the request was looked at, where HAProxy reads it
+FULL = "x-cnnray-full"  # of a refusal for which nothing of the request was looked at, where HAProxy reads it
 REFUSED = "x-cnnray-refused"  # of a request: how many like it HAProxy has refused since the last that passed
 # Unless the application says otherwise. Answers are data: no browser is to guess their kind, keep, embed or run them.
 HEADERS = {
@@ -90,8 +90,7 @@ class Guard:
         """Count the request and log it: never its path, which may name a person, nor anything of its body or answer."""
         route = getattr(scope.get("route"), "path", "")
         self._count(scope["method"], route, status, seconds)
-        refused = Headers(scope=scope).get(REFUSED, "")
-        if self._count_refused and refused.isdecimal():
+        if self._count_refused and (refused := Headers(scope=scope).get(REFUSED, "")).isdecimal():
             self._count_refused(scope["method"], route, int(refused))
         facts = {"method": scope["method"], "endpoint": route, "status": status, "ms": round(1000 * seconds, 1)}
         state = scope.get("state", {})
@@ -145,7 +144,8 @@ class Guard:
             finally:
                 self._refusing -= 1
         response = full(request_id)
-        response.headers.update(FULL if self._count_refused else {})
+        if self._count_refused:
+            response.headers[FULL] = "1"
         await response(scope, receive, send)
 
     async def _run(self, scope: Scope, receive: Receive, send: "_Answer", request_id: str) -> None:

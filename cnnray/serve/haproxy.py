@@ -18,7 +18,6 @@ import socket
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from cnnray.errors import OptionError
 
@@ -113,16 +112,23 @@ def write_wrapper(path: Path, binary: str, pause_ms: int = PAUSE_MS, patience_s:
     """
     from cnnray.serve.guard import FULL, REFUSED, REQUEST_ID  # it imports ray.serve, which reads what was just set
 
-    names = ("refusal.json", "late.http", "refusals.cfg", "table.cfg")
-    body, late, rules, table = (path.with_name(name) for name in names)
-    refusal, headers = _refusal("%[var(txn.id)]")
-    body.write_bytes(refusal)
-    told = " ".join(f'hdr {name} "{value}"' for name, value in headers.items() if name != "content-type")
+    body, late, rules, table = (path.with_name(name) for name in ("body.json", "late.http", "rules.cfg", "table.cfg"))
+    content, headers = _refusal("%[var(txn.id)]")
+    body.write_bytes(content)
     late.write_bytes(_as_http(*_refusal("-")))
-    known: dict[str, Any] = {"pause": pause_ms, "patience": patience_s, "request_id": REQUEST_ID.pattern}
-    files = {"body": body, "late": late}
-    names_of = {"full": next(iter(FULL)), "refused": REFUSED}
-    rules.write_text(_RULES.format(headers=told, kind=headers["content-type"], **known, **files, **names_of))
+    kind = headers.pop("content-type")
+    text = _RULES.format(
+        body=body,
+        late=late,
+        kind=kind,
+        headers=" ".join(f'hdr {name} "{value}"' for name, value in headers.items()),
+        pause=pause_ms,
+        patience=patience_s,
+        request_id=REQUEST_ID.pattern,
+        full=FULL,
+        refused=REFUSED,
+    )
+    rules.write_text(text)
     table.write_text(_TABLE)
     path.write_text(_WRAPPER.format(binary=shlex.quote(binary), rules=rules, table=table))
     path.chmod(0o700)
