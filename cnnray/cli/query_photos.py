@@ -116,7 +116,7 @@ def asked(paths: Sequence[Path], ask: Callable[[Path], T], concurrency: int) -> 
 
     def one(path: Path) -> T | Fault:
         if len(in_vain) >= concurrency:
-            return _notasked(in_vain[-1])
+            return _not_asked(in_vain[-1])
         try:
             answer: T | Fault = ask(path)
         except (ServiceError, StorageError) as error:
@@ -142,7 +142,7 @@ def _counted(answers: Iterator[T], count: int, line: ProgressLine) -> Iterator[T
         yield answer
 
 
-def _notasked(error: ServiceError) -> ServiceError:
+def _not_asked(error: ServiceError) -> ServiceError:
     return ServiceError(f"not asked, after: {error}", code=error.code, status=error.status, request_id=error.request_id)
 
 
