@@ -5,6 +5,7 @@ Needs Linux, root and iproute2's `ip`.
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,7 +80,7 @@ class Network:
             ip("netns", "del", name)
         for process in self._started:
             process.wait(10)
-        subprocess.run(["rm", "-rf", self._folder], check=True)
+        shutil.rmtree(self._folder)
 
     def name(self, host):
         return f"{self.prefix}h{host}"

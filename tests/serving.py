@@ -1,11 +1,14 @@
 """A service as a user starts it."""
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+
+import psutil
 
 from tests.killing import kill_all
 
@@ -42,6 +45,16 @@ class Service:
             assert self.process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
         return self
+
+    def replicas(self, deployment):
+        """Processes of a deployment, by number."""
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it ended just now
+                words = " ".join(process.cmdline())
+                if "ServeReplica" in words and f":{deployment}" in words:
+                    found.append(process.pid)
+        return found
 
     def stop(self):
         """End it as Ctrl-C does; should that fail, it takes no other test's cores."""

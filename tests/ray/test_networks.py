@@ -13,9 +13,8 @@ pytestmark = pytest.mark.skipif(not works(), reason="needs Linux, root and iprou
 # Build features of a folder into another on so many nodes, and tell what came out and who is left.
 BUILD = """
 import json, sys
-from pathlib import Path
 import ray
-from cnnray import cluster, files
+from cnnray import cluster
 from cnnray.config import FeaturesConfig
 from cnnray.data.features import build_features
 from cnnray.errors import CnnrayError

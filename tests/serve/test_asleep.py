@@ -3,7 +3,6 @@
 import threading
 import time
 
-import psutil
 import pytest
 
 from cnnray.client import Client
@@ -19,21 +18,9 @@ def sleepy(checkpoint, detector, tmp_path_factory):
     service.stop()
 
 
-def replicas(service, name):
-    found = []
-    for process in psutil.Process(service.process.pid).children(recursive=True):
-        try:
-            words = " ".join(process.cmdline())
-        except psutil.Error:
-            continue
-        if "ServeReplica:" in words and f":{name}" in words:
-            found.append(process.pid)
-    return found
-
-
 def wait_asleep(service):
     deadline = time.monotonic() + 120
-    while replicas(service, "Classifier"):
+    while service.replicas("Classifier"):
         assert time.monotonic() < deadline
         time.sleep(0.2)
 
@@ -42,9 +29,9 @@ def test_a_model_that_nobody_asks_goes_and_comes_back_without_a_failed_request(s
     with Client(sleepy.url) as client:
         before = client.classify(photos[0])
         wait_asleep(sleepy)
-        (awake,) = replicas(sleepy, "Detector")
+        (awake,) = sleepy.replicas("Detector")
         client.wait_ready(10)  # which wakes nobody
-        assert not replicas(sleepy, "Classifier")
+        assert not sleepy.replicas("Classifier")
         assert {model.task for model in client.models()} >= {"detect"}
         assert client.detect(photos[0]).model
         answers = []
@@ -54,4 +41,4 @@ def test_a_model_that_nobody_asks_goes_and_comes_back_without_a_failed_request(s
         for asker in askers:
             asker.join(120)
     assert [(one.label, one.model) for one in answers] == 4 * [(before.label, before.model)]
-    assert replicas(sleepy, "Detector") == [awake]
+    assert sleepy.replicas("Detector") == [awake]

@@ -7,7 +7,6 @@ import hashlib
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -405,28 +404,8 @@ def over_postgres(server, tmp_path_factory):
     service.stop()
 
 
-def replicas_of(process):
-    """Processes of the deployment of galleries that are descendants of one."""
-    parents, names = {}, {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                stat, words = (entry / "stat").read_text(), (entry / "cmdline").read_text()
-            except OSError:
-                continue  # it ended just now
-            parents[int(entry.name)], names[int(entry.name)] = int(stat.rpartition(")")[2].split()[1]), words
-    found = []
-    for number, words in names.items():
-        above = number
-        while above in parents and above != process.pid:
-            above = parents[above]
-        if above == process.pid and "ServeReplica" in words and ":Galleries" in words:
-            found.append(number)
-    return found
-
-
 def test_what_was_acknowledged_is_seen_by_every_replica(over_postgres, people):
-    assert len(replicas_of(over_postgres.process)) == 2
+    assert len(over_postgres.replicas("Galleries")) == 2
     with Client(over_postgres.url) as writer, Client(over_postgres.url) as reader, ThreadPoolExecutor(4) as pool:
         writer.create_gallery("staff")
         for round in range(3):  # the second time, both replicas have the gallery open
