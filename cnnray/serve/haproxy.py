@@ -7,7 +7,7 @@ Ray takes it from the environment, when it starts, and writes its configuration;
 - When the door (`guard`) has no room for a request, it says so to HAProxy, which refuses others to the same path by
   itself for the next `PAUSE_MS`: under five times too much load there are hundreds of them a second, and the door takes
   milliseconds for each. Those of web pages from elsewhere go on to the door, which knows whether the page may read the
-  answer.
+  answer. Beyond `QUICK_REFUSALS` a second they wait a while.
 """
 
 import atexit
@@ -24,6 +24,8 @@ from cnnray.errors import OptionError
 DRAIN_SECONDS = 2.0  # instead of 30: the balancer sits beside the replicas and sees within a second that one ends
 PAUSE_MS = 100
 BUFFER_BYTES = 2**16  # of a body that is read before it is refused, so that the connection lives; HAProxy closes others
+QUICK_REFUSALS = 500  # a second; what is beyond is held back, as callers who ask again at once came 14,000 times
+_HELD_MS = 250
 _PATIENCE_SECONDS = 10  # for such a body
 _SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
 # Ray writes "bind :PORT" and "bind *:PORT" for them, and nothing else without a host. It puts the file into a folder of
@@ -40,9 +42,9 @@ done
 exec {binary} "$@"
 """
 # gpt0 is when the door had no room last, in milliseconds modulo 2^30 (a tag has 32 bits); gpc0 is how many were refused
-# since, which the next one that passes tells the door.
+# since, which the next one that passes tells the door; gpc1 is how many were refused at all.
 _TABLE = """backend cnnray_refused
-    stick-table type string len 128 size 1k expire 1h store gpt0,gpc0
+    stick-table type string len 128 size 1k expire 1h store gpt0,gpc0,gpc1,gpc1_rate(1s)
 """
 # Who is slower with a body that will be refused would be told 408, of which the service says nothing elsewhere.
 _RULES = """    errorfile 408 {late}
@@ -56,7 +58,11 @@ _RULES = """    errorfile 408 {late}
     http-request sc-inc-gpc0(0) if cnnray_full cnnray_still
     http-request set-log-level silent if cnnray_full cnnray_still
     http-request wait-for-body time {patience}s if cnnray_full cnnray_still
-    http-request return status 503 content-type {kind} lf-file {body} {headers} if cnnray_full cnnray_still
+    http-request sc-inc-gpc1(0) if cnnray_full cnnray_still
+    acl cnnray_many sc_gpc1_rate(0) gt {quick}
+    timeout tarpit {held}ms
+    http-request tarpit status 503 {answer} if cnnray_full cnnray_still cnnray_many
+    http-request return status 503 {answer} if cnnray_full cnnray_still
     http-request del-header {refused}
     http-request set-header {refused} %[sc_clr_gpc0(0)] if {{ sc_get_gpc0(0) gt 0 }}
     http-response sc-set-gpt0(0) date(0,ms),and(1073741823) if {{ res.hdr({full}) -m found }}
@@ -101,7 +107,13 @@ def prepare() -> None:
     write_wrapper(wrapper, str(binary))
 
 
-def write_wrapper(path: Path, binary: str, pause_ms: int = PAUSE_MS, patience_s: int = _PATIENCE_SECONDS) -> None:
+def write_wrapper(
+    path: Path,
+    binary: str,
+    pause_ms: int = PAUSE_MS,
+    patience_s: int = _PATIENCE_SECONDS,
+    quick: int = QUICK_REFUSALS,
+) -> None:
     """A program that runs HAProxy with our changes to the configuration it is given.
 
     Args:
@@ -109,6 +121,7 @@ def write_wrapper(path: Path, binary: str, pause_ms: int = PAUSE_MS, patience_s:
         binary: of HAProxy.
         pause_ms: in which HAProxy refuses what the door has no room for.
         patience_s: for the body of such a request.
+        quick: how many are refused at once in a second.
     """
     from cnnray.serve.guard import FULL, REFUSED, REQUEST_ID  # it imports ray.serve, which reads what was just set
 
@@ -116,14 +129,15 @@ def write_wrapper(path: Path, binary: str, pause_ms: int = PAUSE_MS, patience_s:
     content, headers = _refusal("%[var(txn.id)]")
     body.write_bytes(content)
     late.write_bytes(_as_http(*_refusal("-")))
-    kind = headers.pop("content-type")
+    answer = [f"content-type {headers.pop('content-type')} lf-file {body}"]
+    answer += [f'hdr {name} "{value}"' for name, value in headers.items()]
     text = _RULES.format(
-        body=body,
         late=late,
-        kind=kind,
-        headers=" ".join(f'hdr {name} "{value}"' for name, value in headers.items()),
+        answer=" ".join(answer),
         pause=pause_ms,
         patience=patience_s,
+        quick=quick,
+        held=_HELD_MS,
         request_id=REQUEST_ID.pattern,
         full=FULL,
         refused=REFUSED,

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
@@ -65,13 +66,13 @@ def free_port():
 
 
 @contextmanager
-def behind_haproxy(folder, pause_ms):
+def behind_haproxy(folder, **settings):
     door, front, back = Door(), free_port(), free_port()
     server = uvicorn.Server(uvicorn.Config(door, port=back, log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run)
     thread.start()
     wrapper, config = folder / "haproxy", folder / "haproxy.cfg"
-    write_wrapper(wrapper, str(get_haproxy_binary()), pause_ms, PATIENCE_S)
+    write_wrapper(wrapper, str(get_haproxy_binary()), patience_s=PATIENCE_S, **settings)
     config.write_text(CONFIG.format(front=front, back=back, other=free_port()))
     haproxy = psutil.Popen([wrapper, "-db", "-f", config])
     try:
@@ -86,9 +87,9 @@ def behind_haproxy(folder, pause_ms):
 
 
 @contextmanager
-def full(folder, pause_ms=LONG_MS):
+def full(folder, pause_ms=LONG_MS, **settings):
     """A door whose room is taken, as HAProxy has been told: door, client, HAProxy's process."""
-    with behind_haproxy(folder, pause_ms) as (door, client, haproxy):
+    with behind_haproxy(folder, pause_ms=pause_ms, **settings) as (door, client, haproxy):
         while not door.asked:  # both need a moment to listen
             try:
                 client.get("/one")
@@ -127,6 +128,19 @@ def test_ids_that_are_not_safe_to_repeat_are_replaced(tmp_path):
             answer = client.post("/one", content=b"x", headers={"x-request-id": bad})
             assert answer.headers["x-request-id"] == answer.json()["request_id"] != bad
             assert len(answer.json()["request_id"]) == 36
+
+
+def test_who_asks_again_at_once_is_held_back_with_the_same_answer(tmp_path):
+    with full(tmp_path, quick=20) as (door, client, _):
+        quick, began, asked = client.post("/one", content=b"x"), time.monotonic(), len(door.asked)
+        with ThreadPoolExecutor(4) as callers:
+            answers = list(callers.map(lambda _: client.post("/one", content=b"x"), range(60)))
+        # 20 at once in any second, and 16 of four callers who wait
+        assert time.monotonic() - began > 0.75 and len(door.asked) == asked
+    for answer in answers:
+        assert answer.status_code == 503
+        changing = {"request_id": answer.headers["x-request-id"]}
+        assert answer.json() == quick.json() | changing and answer.headers["retry-after"] == "1"
 
 
 def test_other_paths_and_questions_without_a_body_pass(tmp_path):
