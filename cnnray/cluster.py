@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import ray
+from ray._private.utils import get_num_cpus
 
 from cnnray.errors import CnnrayError, OptionError, StorageError
 
@@ -23,13 +24,14 @@ MAX_STORE_SHARE = 0.2
 PROBE_SECONDS = 5.0
 
 
-def connect(address: str | None = None) -> None:
+def connect(address: str | None = None, *, cpus: int = 0) -> None:
     """Connect this process to Ray; when it already is connected, nothing happens.
 
     Args:
         address: of a running cluster, "HOST:PORT", "ray://HOST:PORT" or "auto" (the one on this machine). None takes
             RAY_ADDRESS from the environment (a submitted job has it), else starts a cluster inside this machine, as
             "local" does: no dashboard, no usage statistics, ended together with this process.
+        cpus: that a cluster inside this machine has at least, for parts that share its cores where it has fewer.
 
     Raises:
         OptionError: no Ray cluster answers at the address.
@@ -40,7 +42,7 @@ def connect(address: str | None = None) -> None:
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address == "local":
-        _start()
+        _start(cpus)
     else:
         _join(address)
 
@@ -87,7 +89,7 @@ def _probe(address: str) -> None:
         raise OptionError(f"expected a Ray cluster at {address}, but nothing answers there: {error}") from error
 
 
-def _start() -> None:
+def _start(cpus: int) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # The behaviour that Ray announces as its next default: leave CUDA_VISIBLE_DEVICES alone where num_gpus is 0.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -96,7 +98,12 @@ def _start() -> None:
     # A local cluster asks for a token (~/.ray/auth_token), and says so as a warning on every start.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     try:
-        _init(address="local", include_dashboard=False, object_store_memory=store_bytes())
+        _init(
+            address="local",
+            num_cpus=max(cpus, get_num_cpus()),
+            include_dashboard=False,
+            object_store_memory=store_bytes(),
+        )
     except OSError as error:
         raise StorageError(f"could not start Ray on this machine: {error}") from error
     except Exception as error:  # Ray has no kind of its own for it

@@ -133,7 +133,7 @@ def up(config: ServeConfig, address: str | None = None) -> str:
         config = dataclasses.replace(config, port=_claim_port(config))
     app = build(config)
     _check_models(config)
-    connect(address)
+    connect(address, cpus=len(_wanted(config)) + _jobs(config))
     if local:
         _check_fits(config)  # another cluster may grow
     else:
@@ -258,16 +258,21 @@ def _check_fits(config: ServeConfig) -> None:
     """A model's replica reserves a core or a GPU, as does a painting job; they would wait for ever for one that is not
     there.
 
-    Galleries reserve nothing.
+    Galleries reserve nothing. One replica of each model always fits: `up` lets them share this machine's cores.
     """
     kind = "GPU" if config.gpu else "CPU"
     has = int(ray.cluster_resources().get(kind, 0))
     count = sum(max(1, config.replica_range(name)[0]) for name in _wanted(config))
-    jobs = config.stylize_jobs_at_once if config.stylize_jobs else 0
+    jobs = _jobs(config)
     wanted = count * (config.gpu_share if config.gpu else 1) + jobs
     if wanted > has:
         beside = f" and {jobs} painting jobs at once" if jobs else ""
-        raise OptionError(f"{count} replicas{beside} need {wanted:g} {kind}s, but this machine has {has}")
+        raise OptionError(f"{count} replicas{beside} need {wanted:g} {kind}s, but Ray has {has} on this machine")
+
+
+def _jobs(config: ServeConfig) -> int:
+    """How many paintings may be made at once."""
+    return config.stylize_jobs_at_once if config.stylize_jobs else 0
 
 
 def _claim_port(config: ServeConfig) -> int:
