@@ -187,12 +187,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(206 if begin else 200, content[begin:], piece)
 
     def _answer(self, status, content, headers):
+        cut = self.server.cuts.pop(0) if self.server.cuts else None  # before a client can ask for the next one
         self.send_response(status)
         length = {"Content-Length": str(len(content))} if self.server.lengths else {}
         for name, value in (length | headers).items():
             self.send_header(name, value)
         self.end_headers()
-        cut = self.server.cuts.pop(0) if self.server.cuts else None
         self._send(content[:cut])
         if cut is not None:
             self.server.held.wait(60)

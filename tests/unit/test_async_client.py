@@ -280,12 +280,10 @@ def test_calls_wait_side_by_side_and_can_be_given_up():
         return OK
 
     async def run(client):
-        began = time.monotonic()
-        await asyncio.gather(*(client.classify(b"x") for _ in range(8)))
-        return time.monotonic() - began
+        return await asyncio.gather(*(client.classify(b"x") for _ in range(8)))
 
-    spent, server = ask(run, slow)
-    assert spent < 1.5 and server.most == 8
+    answers, server = ask(run, slow)
+    assert len(answers) == server.most == 8
 
     async def give_up(client):
         with pytest.raises(TimeoutError):
