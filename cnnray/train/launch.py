@@ -18,6 +18,7 @@ import torch
 from ray._private.state import state as ray_state
 from ray._raylet import PlacementGroupID
 from ray.train.torch import TorchTrainer, get_device, prepare_model
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.util import placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup
 from torch import nn
@@ -36,12 +37,24 @@ logger = logging.getLogger(__name__)
 MAX_FAILURES = 3
 MAX_STREAM_TASKS = 16  # per trainer
 PROGRESS_EVERY_S = 2.0
-# How often the controller looks at its workers: its default of 2 s is the shortest time a run can take to end.
-POLL = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
+# How often the controller looks at its workers: its default of 2 s is the shortest time a run can take to end. The
+# watcher is one more process, which only tells Ray's own log of nodes that are going to be taken away.
+QUICK = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 # After a node is lost the controller first asks for as many workers as before, and waits a minute for them by default.
 ELASTIC = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30"}
 
 Make = Callable[[], tuple[Task, Data]]
+
+
+class _Trainer(TorchTrainer):
+    """Without the actor that gives back places of a controller that died, which `_own_places` does.
+
+    It asks the dashboard, and where there is none (on one machine) the end of every short run waits for it for 12 s.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # Ray's stubs know its older trainer
+        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
 
 
 def launch(
@@ -76,9 +89,9 @@ def launch(
         logger.info(f"training: {count} workers with {each} each, and the tasks that make their batches")
     state_uri, ray_folder = files.join(folder, "last.state"), files.join(folder, "ray")
     files.remove(ray_folder)  # Ray Train's notes about an earlier attempt; ours are in the state
-    variables = POLL if low == high else POLL | ELASTIC
+    variables = QUICK if low == high else QUICK | ELASTIC
     with _environment(variables), _own_interrupts(), _own_places(), _progress(state_uri, config.epochs, watch):
-        trainer: Any = TorchTrainer(
+        trainer: Any = _Trainer(
             _work,  # type: ignore[arg-type]  # Ray's annotation forgets the return value that its Result hands on
             train_loop_config={"args": (make, config, state_uri, fingerprint), "threads": _asked_threads()},
             scaling_config=ray.train.ScalingConfig(

@@ -244,6 +244,19 @@ def test_a_worker_that_dies_as_it_starts_keeps_no_place(tmp_path):
         time.sleep(0.2)
 
 
+def tell_of_actors():
+    """In a worker: which actors run beside it."""
+    beside = psutil.Process().parent().children()
+    raise OptionError(" ".join(word for process in beside for word in process.cmdline()))
+
+
+def test_nothing_is_started_that_the_end_of_a_run_would_wait_for(tmp_path):
+    """Ray's cleaner of places asks a dashboard, which a cluster inside one machine does not have, for up to 12 s."""
+    with pytest.raises(OptionError, match=r"ray::TrainController") as told:
+        launch(tell_of_actors, QUICK, str(tmp_path / "state"), "x")
+    assert "Cleaner" not in str(told.value) and "Preemption" not in str(told.value)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
