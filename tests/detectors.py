@@ -47,7 +47,7 @@ def draw_shapes(seed, height=96, width=96, most=3):
     return picture, found
 
 
-def write_shapes(root, count=12, **sizes):
+def write_shapes(root, count=12, classes=CLASSES, **sizes):
     """A COCO file beside images/."""
     (root / "images").mkdir(parents=True)
     images, notes = [], []
@@ -59,7 +59,7 @@ def write_shapes(root, count=12, **sizes):
         for (x1, y1, x2, y2), label in found:
             note = {"id": len(notes), "image_id": number, "category_id": label + 1}
             notes.append(note | {"bbox": [x1, y1, x2 - x1, y2 - y1]})
-    names = [{"id": at, "name": name} for at, name in enumerate(CLASSES, start=1)]
+    names = [{"id": at, "name": name} for at, name in enumerate(classes, start=1)]
     content = {"images": images, "annotations": notes, "categories": names}
     (root / "shapes.json").write_text(json.dumps(content))
     return str(root / "shapes.json")

@@ -32,11 +32,11 @@ def draw_blobs(seed, height=80, width=96):
     return picture.astype(np.uint8), mask.astype(np.uint8) * 255
 
 
-def write_pairs(root, count=12, **sizes):
-    """A folder with images/ and masks/."""
+def write_pairs(root, count=12, foreground=255, **sizes):
+    """A folder with images/ and masks/, where what is no background has this value."""
     for number in range(count):
         picture, mask = draw_blobs(number, **sizes)
-        for name, pixels in (("images", picture), ("masks", mask)):
+        for name, pixels in (("images", picture), ("masks", mask // 255 * foreground)):
             (root / name).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(root / name / f"{number:02d}.png")
     return str(root)

@@ -40,9 +40,12 @@ class Service:
         with log.open("w") as file:
             words = [*self.command, "serve", "up", "--port", self.url.rpartition(":")[2], *self.words]
             self.process = subprocess.Popen(words, cwd=self.folder, env=env, stdout=file, stderr=file)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while "ready at" not in log.read_text():
-            assert self.process.poll() is None and time.monotonic() < deadline, log.read_text()
+            assert self.process.poll() is None, log.read_text()
+            if time.monotonic() > deadline:
+                kill_all(self.process)
+                raise AssertionError(f"not ready; it says: {log.read_text()}")
             time.sleep(0.1)
         return self
 

@@ -8,8 +8,9 @@ import pytest
 
 
 @pytest.fixture(scope="package")
-def ray_cluster():
+def ray_cluster(tmp_path_factory):
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    os.environ["TORCH_HOME"] = str(tmp_path_factory.mktemp("torch"))  # of the workers, too: see tests.published
     import ray
 
     # a short path: Ray puts sockets into it, and the length of their paths is limited

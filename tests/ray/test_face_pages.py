@@ -1,29 +1,18 @@
-"""Commands of pages about faces, galleries and operations, word for word, in a folder with what they name.
+"""Commands of pages about faces, galleries and operations, word for word, in a folder with what they name."""
 
-Those that train, and what needs their checkpoints, only have to be commands (tests/unit/test_docs.py).
-"""
-
-import re
 import shutil
-from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from tests.commands import commands_in_blocks, run_command
+from cnnray.data.face_pairs import list_people
+from cnnray.data.make_face_pairs import write_face_pairs
+from tests.pages import Pages, commands, count_pictures
 from tests.people import link_people
 from tests.serving import Service
 
-DOCS = Path(__file__).parents[2] / "docs"
-TRAINED = re.compile(r"(train|evaluate) ")
-
-
-def commands(page):
-    return [words for words in commands_in_blocks((DOCS / page).read_text()) if not TRAINED.match(" ".join(words))]
-
 
 @pytest.fixture
-def folder(tmp_path, data_dir, monkeypatch, capsys):
+def folder(tmp_path, data_dir, monkeypatch):
     """What the pages name: PEOPLE, STRANGERS, PHOTOS; ADA.jpg and PHOTO.jpg show somebody, as do ONE and OTHER."""
     link_people(data_dir, tmp_path / "PEOPLE", people=6, images=3)
     link_people(data_dir, tmp_path / "STRANGERS", people=12, images=2, first=30)
@@ -40,42 +29,21 @@ def folder(tmp_path, data_dir, monkeypatch, capsys):
 
 
 @pytest.fixture
-def page(folder, capsys, monkeypatch):
-    """Runs the commands of a page that begin with some words; the JSON of each by the words."""
-
-    def run(name, *starts, instead=()):
-        done = {}
-        for words in commands(name):
-            line = " ".join(words)
-            if line.startswith(starts):
-                for old, new in instead:
-                    words = [word.replace(old, new) for word in words]
-                done[line] = run_command(words, capsys)[0]
-        assert {start for start in starts if any(line.startswith(start) for line in done)} == set(starts)
-        return done
-
-    return run
-
-
-def drawn(folder, name):
-    """That what was drawn is a picture."""
-    for path in folder.glob(name):
-        with Image.open(path) as picture:
-            picture.load()
-    return len(list(folder.glob(name)))
+def page(folder, capsys):
+    return Pages(capsys).run
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_pages_about_faces_galleries_and_operations_do_what_they_say(page, folder, monkeypatch):
     shown = page("faces.md", "faces detect", "faces verify")
     assert shown["faces verify ONE.jpg OTHER.jpg"]["same"] is False
-    assert drawn(folder, "drawn.png") == 1 and drawn(folder, "runs/faces/overlays/*.png") == 2
+    assert count_pictures(folder, "drawn.png") == 1 and count_pictures(folder, "runs/faces/overlays/*.png") == 2
 
     kept = ("faces enroll", "faces recognize PHOTO.jpg --gallery staff --candidates", "faces calibrate", "faces create")
     shown = page("galleries.md", *kept, "faces list", "faces rename", "faces audit")
     assert shown["faces enroll PEOPLE --gallery staff --out runs/enrolled"]["added"] == 18
     found = shown["faces recognize PHOTO.jpg --gallery staff --candidates 3 --out drawn"]["answers"][0]["faces"]
-    assert found[0]["identity"] == {"id": "ada", "name": "Ada Lovelace"} and drawn(folder, "drawn/*.png") == 1
+    assert found[0]["identity"] == {"id": "ada", "name": "Ada Lovelace"} and count_pictures(folder, "drawn/*.png") == 1
     assert len(shown["faces list --gallery staff"]["identities"]) == 7
     assert shown["faces rename Ada King --gallery staff --identity ada"]["name"] == "Ada King"
 
@@ -101,3 +69,17 @@ def test_the_pages_about_faces_galleries_and_operations_do_what_they_say(page, f
 
     (receipt,) = page("galleries.md", "faces delete").values()
     assert receipt["faces"] == 1 and receipt["identity"] == "ada"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_pages_train_and_measure_embedders(page, folder, data_dir):
+    link_people(data_dir, folder / "OTHERS", people=6, images=3, first=64)
+    for number, name in enumerate(("GROUP_A", "GROUP_B")):
+        link_people(data_dir, folder / name, people=6, images=3, first=44 + 6 * number)
+    write_face_pairs("pairs.txt", list_people("OTHERS"), folds=2, pairs_per_fold=8)
+    shown = page("faces.md", "train faces", "evaluate faces", instead=[("LFW", "OTHERS")])
+    assert [run["counts"]["train"] for run in shown.values() if run.get("kind") == "faces"] == [12, 12]
+    measured = shown | page("responsible-use.md", "evaluate faces")
+    figures = [run for line, run in measured.items() if line.startswith("evaluate faces")]
+    assert len(figures) == 4 and all(each["closed_set"]["num_mated"] for each in figures)
+    assert [each["pairs"]["num_pairs"] for each in figures if "pairs" in each] == [32]

@@ -1,10 +1,11 @@
-"""The service keeps to its OpenAPI document: schemathesis makes requests of it, right and wrong ones, and looks.
+"""A service with everything that the pages in docs/ start services with; it may reserve more cores than there are.
 
-Every answer has a status, a code, headers and a body as the document says; nothing wrong is taken; nothing ends in 5xx.
+It answers what the pages ask, word for word, and keeps to its OpenAPI document: schemathesis makes requests of it,
+right and wrong ones, and looks. Every answer has a status, a code, headers and a body as the document says; nothing
+wrong is taken; nothing ends in 5xx.
 """
 
 import io
-import sys
 import time
 
 import httpx
@@ -19,6 +20,11 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
 from cnnray.serve.ingress import ROUTERS, build_api
+from tests.classifiers import save_classifier
+from tests.detectors import save_detector
+from tests.pages import DOCS, Pages, commands, count_pictures, service_words
+from tests.painters import draw_photo, draw_style
+from tests.segmenters import save_segmenter
 from tests.serving import Service
 
 EXAMPLES = 15  # of each operation and mode
@@ -59,25 +65,45 @@ IMAGES = [picture(side, kind) for side, kind in ((1, "PNG"), (20, "PNG"), (48, "
 GARBAGE = [b"", IMAGES[1][:60], b"GIF89a", b"what"]
 
 
-# On a machine that says it has more cores than it may have.
-_ROOMY = """
-import sys, ray
-from cnnray.cli import main
-ray.init(address="local", num_cpus=8, object_store_memory=150 * 2**20, include_dashboard=False, log_to_driver=False)
-main(sys.argv[1:])
-"""
+OF_FACES = ("faces.md", "galleries.md")  # what they ask: tests/ray/test_face_pages.py
+PAGES = [path.name for path in sorted(DOCS.glob("*.md")) if path.name not in OF_FACES]
 
 
 @pytest.fixture(scope="module")
-def url(checkpoint, detector, segmenter, painter, tmp_path_factory):
-    """Of a service with everything."""
+def everything(tmp_path_factory):
+    """The service, in a folder with what the pages name: three checkpoints, PHOTO.jpg, PHOTOS and PAINTING.jpg."""
     folder = tmp_path_factory.mktemp("everything")
-    models = ("--classifier", checkpoint, "--detector", detector, "--segmenter", segmenter, "--painter", painter)
-    faces = ("--faces", "dlib_resnet", "--face-views", "1", "--record", "galleries.db")
-    command = (sys.executable, "-c", _ROOMY)
-    service = Service(folder, *models, *faces, "--stylize-jobs", "jobs", command=command).start()
-    yield service.url
+    save_classifier(str(folder / "runs" / "classifier" / "checkpoint"))
+    save_detector(folder / "runs" / "detector" / "checkpoint", surer=2.5)
+    save_segmenter(folder / "runs" / "segmenter" / "checkpoint")
+    (folder / "PHOTOS").mkdir()
+    for number, name in enumerate(("PHOTO.jpg", "PHOTOS/1.jpg", "PHOTOS/2.jpg")):
+        Image.fromarray(draw_photo(seed=number)).save(folder / name)
+    Image.fromarray(draw_style("dots")).save(folder / "PAINTING.jpg")
+    service = Service(folder, *service_words(*PAGES, but=("--keys", "--host")), "--face-views", "1").start()
+    yield service
     service.stop()
+
+
+@pytest.fixture(scope="module")
+def url(everything):
+    return everything.url
+
+
+def test_what_the_pages_ask_is_answered(everything, capsys, monkeypatch):
+    folder = everything.folder
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("CNNRAY_URL", everything.url)
+    shown = {}
+    for page in PAGES:
+        if any(words[0] == "query" for words in commands(page)):
+            shown |= Pages(capsys).run(page, "query", instead=[("http://HOST:8000", everything.url)])
+    rows = [row for value in shown.values() for row in value.get("answers", [])]
+    assert len(rows) >= 10 and all(row["error"] is None for row in rows), rows
+    assert len(shown["query models"]["models"]) == 5
+    assert [job["state"] for job in shown["query stylize-jobs list"]["jobs"]][0] == "done"
+    assert count_pictures(folder, "why/*") == 3 and count_pictures(folder, "painted.png") == 1
+    assert all(count_pictures(folder, f"{name}/*") == 1 for name in ("drawn", "answers", "painted"))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +133,7 @@ def there(session):
     while job["state"] in ("queued", "running"):
         time.sleep(0.1)
         job = session.get(f"/v1/stylize/jobs/{job['id']}").json()
-    return {"gallery": "staff", "identity": "e-1042", "style": "stripes", "job": job["id"]}
+    return {"gallery": "staff", "identity": "e-1042", "style": "stained_glass", "job": job["id"]}
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

@@ -1,13 +1,11 @@
 """A detector from its checkpoint or by torchvision's name, against the network alone."""
 
 import io
-import os
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision import models
 
 from cnnray.config import SearchConfig
 from cnnray.data.detect_report import as_found
@@ -19,6 +17,7 @@ from cnnray.ops.detections import pick
 from cnnray.ops.letterbox import Letterbox
 from cnnray.ops.slices import merge_slices, plan_slices
 from tests.detectors import ARCH, draw_shapes, save_detector
+from tests.published import publish
 
 LOW = SearchConfig(confidence=0.005, most=20)
 
@@ -118,12 +117,7 @@ def test_checkpoints_of_something_else_are_refused(tmp_path):
 def test_torchvisions_detectors_by_name(name, tmp_path, monkeypatch):
     """Published weights come from torch's cache, where this test puts random ones of the same shape."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    torch.manual_seed(0)
-    published = models.get_model(name, weights=None, weights_backbone=None)
-    url = models.get_model_weights(name).DEFAULT.url
-    folder = tmp_path / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    torch.save(published.state_dict(), folder / os.path.basename(url))
+    published = publish(name)
     detector = Detector.load(name, threads=1)
     assert len(detector.classes) == 90 and detector.classes[0] == "person" and detector.classes[89] == "toothbrush"
     assert detector.name.startswith(f"{name}@")

@@ -11,20 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torchvision import models
 
 from cnnray.errors import StorageError, UnknownNameError
 from cnnray.nn.backbones import BACKBONES, build_backbone, find_spec
 from cnnray.nn.weights import download_once
 from cnnray.nn.zoo import cost_table, images_per_second, model_table
 from cnnray.ops.costs import count_costs
+from tests.published import publish
 
 
 def test_default_weights_are_taken_from_torchs_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    network = models.squeezenet1_1().eval()
-    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    torch.save(network.state_dict(), tmp_path / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth")
+    network = publish("squeezenet1_1")
     x = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         assert torch.equal(build_backbone("squeezenet1_1")(x), network(x))
