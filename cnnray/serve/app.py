@@ -258,7 +258,7 @@ def _check_fits(config: ServeConfig) -> None:
     """A model's replica reserves a core or a GPU, as does a painting job; they would wait for ever for one that is not
     there.
 
-    Galleries reserve nothing. One replica of each model always fits: `up` lets them share this machine's cores.
+    Galleries reserve nothing. For one replica of each model there are always cores: `up` lets them share what there is.
     """
     kind = "GPU" if config.gpu else "CPU"
     has = int(ray.cluster_resources().get(kind, 0))

@@ -42,9 +42,9 @@ done
 exec {binary} "$@"
 """
 # gpt0 is when the door had no room last, in milliseconds modulo 2^30 (a tag has 32 bits); gpc0 is how many were refused
-# since, which the next one that passes tells the door; gpc1 is how many were refused at all.
+# since, which the next one that passes tells the door; gpc0_rate is not reset with it.
 _TABLE = """backend cnnray_refused
-    stick-table type string len 128 size 1k expire 1h store gpt0,gpc0,gpc1,gpc1_rate(1s)
+    stick-table type string len 128 size 1k expire 1h store gpt0,gpc0,gpc0_rate(1s)
 """
 # Who is slower with a body that will be refused would be told 408, of which the service says nothing elsewhere.
 _RULES = """    errorfile 408 {late}
@@ -58,8 +58,7 @@ _RULES = """    errorfile 408 {late}
     http-request sc-inc-gpc0(0) if cnnray_full cnnray_still
     http-request set-log-level silent if cnnray_full cnnray_still
     http-request wait-for-body time {patience}s if cnnray_full cnnray_still
-    http-request sc-inc-gpc1(0) if cnnray_full cnnray_still
-    acl cnnray_many sc_gpc1_rate(0) gt {quick}
+    acl cnnray_many sc_gpc0_rate(0) gt {quick}
     timeout tarpit {held}ms
     http-request tarpit status 503 {answer} if cnnray_full cnnray_still cnnray_many
     http-request return status 503 {answer} if cnnray_full cnnray_still
