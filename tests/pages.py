@@ -15,36 +15,28 @@ BRIEFLY = {
 }
 
 
-class Pages:
-    """Runs commands of pages in the current folder, which has what they name; those that train have one epoch.
+def run_page(capsys, name, *starts, instead=()):
+    """Run commands of a page in the current folder, which has what they name; those that train have one epoch.
 
     Args:
         capsys: pytest's.
+        name: of the page.
+        starts: words that the commands begin with; without them all commands that need no service.
+        instead: pairs, of a part of a word and what stands there here.
+
+    Returns:
+        the JSON of each command by its words.
     """
-
-    def __init__(self, capsys):
-        self._capsys = capsys
-
-    def run(self, name, *starts, but=ELSEWHERE, instead=()):
-        """The JSON of each command by its words.
-
-        Args:
-            name: of the page.
-            starts: words that the commands begin with; all commands without them.
-            but: words that other commands begin with.
-            instead: pairs, of a part of a word and what stands there here.
-        """
-        chosen = [words for words in commands(name) if " ".join(words).startswith(starts or "")]
-        if not starts:
-            chosen = [words for words in chosen if not " ".join(words).startswith(but)]
-        for start in starts:
-            assert any(" ".join(words).startswith(start) for words in chosen), f"{name} has no command {start}"
-        return {" ".join(words): self._run(words, instead) for words in chosen}
-
-    def _run(self, words, instead):
-        for old, new in instead:
-            words = [word.replace(old, new) for word in words]
-        return run_command(briefly(words), self._capsys)[0]
+    lines = {" ".join(words): words for words in commands(name)}
+    for start in starts:
+        assert any(line.startswith(start) for line in lines), f"{name} has no command {start}"
+    shown = {}
+    for line, words in lines.items():
+        if line.startswith(starts) if starts else not line.startswith(ELSEWHERE):
+            for old, new in instead:
+                words = [word.replace(old, new) for word in words]
+            shown[line] = run_command(briefly(words), capsys)[0]
+    return shown
 
 
 def commands(name):
@@ -61,7 +53,7 @@ def service_words(*names, but=()):
 
 
 def briefly(words):
-    """The same command with a small piece of work: an epoch of training, a layer's filters, a network's speed."""
+    """The same command with a small piece of work: an epoch of training, a layer's filters."""
     if words[0] == "train" and "--epochs" in words:
         at = words.index("--epochs") + 1
         return [*words[:at], "1", *words[at + 1 :]]

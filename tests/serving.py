@@ -12,8 +12,6 @@ import psutil
 
 from tests.killing import kill_all
 
-COMMAND = (sys.executable, "-m", "cnnray")
-
 
 def free_port():
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -26,11 +24,10 @@ class Service:
     Args:
         folder: that it runs in, where FOLDER/log has what it says.
         words: options of the command.
-        command: that is `cnnray`.
     """
 
-    def __init__(self, folder, *words, command=COMMAND):
-        self.folder, self.words, self.command, self.process = folder, words, command, None
+    def __init__(self, folder, *words):
+        self.folder, self.words, self.process = folder, words, None
         self.url = f"http://127.0.0.1:{free_port()}"
 
     def start(self):
@@ -38,7 +35,7 @@ class Service:
         env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         log = self.folder / "log"
         with log.open("w") as file:
-            words = [*self.command, "serve", "up", "--port", self.url.rpartition(":")[2], *self.words]
+            words = [sys.executable, "-m", "cnnray", "serve", "up", "--port", self.url.rpartition(":")[2], *self.words]
             self.process = subprocess.Popen(words, cwd=self.folder, env=env, stdout=file, stderr=file)
         deadline = time.monotonic() + 240
         while "ready at" not in log.read_text():

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from tests.detectors import draw_shapes, write_shapes
-from tests.pages import Pages, count_pictures
+from tests.pages import count_pictures, run_page
 from tests.published import publish
 from tests.segmenters import write_pairs
 
@@ -30,7 +30,7 @@ def test_the_page_about_detectors_does_what_it_says(folder, capsys):
         write_shapes(folder / name, count, classes=("car", "boat"))  # COCO has them, too
     (folder / "AERIAL").mkdir()
     Image.fromarray(draw_shapes(7, 900, 1300)[0]).save(folder / "AERIAL" / "1.png")
-    shown = Pages(capsys).run("detect.md")
+    shown = run_page(capsys, "detect.md")
     assert shown["data inspect BOXES --out runs/inspected"]["boxes"] == 19
     assert shown["data split BOXES --split train=0.8,val=0.2 --out divided"]["splits"] == {"val": 3, "train": 7}
     assert shown["evaluate detect runs/detector/checkpoint TEST --out runs/measured"]["images"] == 3
@@ -45,6 +45,6 @@ def test_the_page_about_detectors_does_what_it_says(folder, capsys):
 def test_the_page_about_segmenters_does_what_it_says(folder, capsys):
     for name, count in (("PAIRS", 8), ("TEST", 3)):
         write_pairs(folder / name, count, foreground=1)
-    shown = Pages(capsys).run("segment.md")
+    shown = run_page(capsys, "segment.md")
     assert shown["evaluate segment runs/segmenter/checkpoint TEST --out runs/measured"]["images"] == 3
     assert count_pictures(folder, "runs/masks/masks/**/*.png") == 3

@@ -1,12 +1,13 @@
 """Commands of pages about faces, galleries and operations, word for word, in a folder with what they name."""
 
+import functools
 import shutil
 
 import pytest
 
 from cnnray.data.face_pairs import list_people
 from cnnray.data.make_face_pairs import write_face_pairs
-from tests.pages import Pages, commands, count_pictures
+from tests.pages import commands, count_pictures, run_page
 from tests.people import link_people
 from tests.serving import Service
 
@@ -30,7 +31,7 @@ def folder(tmp_path, data_dir, monkeypatch):
 
 @pytest.fixture
 def page(folder, capsys):
-    return Pages(capsys).run
+    return functools.partial(run_page, capsys)
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -1,12 +1,13 @@
 """Commands of pages about classifying, painting, seeing inside and the networks, in a folder with what they name."""
 
+import functools
 import shutil
 
 import pytest
 from PIL import Image
 
 from tests.classifiers import save_classifier
-from tests.pages import Pages, count_pictures
+from tests.pages import count_pictures, run_page
 from tests.painters import draw_photo, draw_style
 from tests.published import publish
 from tests.ray.test_features import make_photos
@@ -27,7 +28,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def page(folder, capsys):
-    return Pages(capsys).run
+    return functools.partial(run_page, capsys)
 
 
 @pytest.mark.usefixtures("ray_cluster")

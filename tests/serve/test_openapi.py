@@ -22,7 +22,7 @@ from schemathesis.specs.openapi import checks
 from cnnray.serve.ingress import ROUTERS, build_api
 from tests.classifiers import save_classifier
 from tests.detectors import save_detector
-from tests.pages import DOCS, Pages, commands, count_pictures, service_words
+from tests.pages import DOCS, commands, count_pictures, run_page, service_words
 from tests.painters import draw_photo, draw_style
 from tests.segmenters import save_segmenter
 from tests.serving import Service
@@ -85,11 +85,6 @@ def everything(tmp_path_factory):
     service.stop()
 
 
-@pytest.fixture(scope="module")
-def url(everything):
-    return everything.url
-
-
 def test_what_the_pages_ask_is_answered(everything, capsys, monkeypatch):
     folder = everything.folder
     monkeypatch.chdir(folder)
@@ -97,7 +92,7 @@ def test_what_the_pages_ask_is_answered(everything, capsys, monkeypatch):
     shown = {}
     for page in PAGES:
         if any(words[0] == "query" for words in commands(page)):
-            shown |= Pages(capsys).run(page, "query", instead=[("http://HOST:8000", everything.url)])
+            shown |= run_page(capsys, page, "query", instead=[("http://HOST:8000", everything.url)])
     rows = [row for value in shown.values() for row in value.get("answers", [])]
     assert len(rows) >= 10 and all(row["error"] is None for row in rows), rows
     assert len(shown["query models"]["models"]) == 5
@@ -107,19 +102,19 @@ def test_what_the_pages_ask_is_answered(everything, capsys, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def schema(url, data_dir):
+def schema(everything, data_dir):
     face = min((data_dir / "lfw_dev" / "Carlos_Moya").glob("*.jpg")).read_bytes()
     bodies = st.one_of(st.sampled_from([face, *IMAGES]), st.sampled_from(GARBAGE), st.binary())
     for kind in ("application/octet-stream", "image/png", "image/jpeg"):
         schemathesis.openapi.media_type(kind, bodies)
     schemathesis.openapi.format("binary", bodies)
-    return schemathesis.openapi.from_url(f"{url}/openapi.json", config=schemathesis.Config())
+    return schemathesis.openapi.from_url(f"{everything.url}/openapi.json", config=schemathesis.Config())
 
 
 @pytest.fixture
-def session(url):
+def session(everything):
     """Of HTTP; there are the gallery and the person whom the document's examples name."""
-    with httpx.Client(base_url=url, timeout=60) as client:
+    with httpx.Client(base_url=everything.url, timeout=60) as client:
         client.post("/v1/galleries", json={"name": "staff"})
         client.post("/v1/galleries/staff/identities", json={"id": "e-1042"})
         yield client

@@ -19,6 +19,7 @@ from starlette.routing import Route
 from cnnray.serve.access import ByPlace
 from cnnray.serve.guard import Guard
 from cnnray.serve.haproxy import write_wrapper
+from tests.serving import free_port
 
 CONFIG = """global
     nbthread 2
@@ -58,11 +59,6 @@ class Door:
         if "hold" in request.query_params:
             await asyncio.to_thread(self.leave.wait, 30)
         return PlainTextResponse("done")
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 @contextmanager
