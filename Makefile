@@ -10,9 +10,9 @@ READY := $(VENV)/.ready
 demo: $(READY)  ## the whole system on embedded data, offline; result in runs/demo
 	$(BIN)/cnnray demo
 
-# Two files at a time: most of the time goes into waiting for clusters and services to start.
+# Two files at a time (tests/conftest.py divides them): most of the time goes into starting clusters and services.
 test: $(READY)  ## all tests; `make test ARGS="tests/unit -k decode"` for some
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(READY)  ## format, style and types
 	$(BIN)/ruff format --check .

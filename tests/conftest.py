@@ -6,10 +6,24 @@ import uuid
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # beside other tests: what these start has a core, as `one_thread` below
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parent.parent
+ONE_SERVICE = "tests/serve/shared"
+
+
+class _ByFileOrService(LoadFileScheduling):
+    """Tests of a file run in one worker, those of the folder that shares a service, too."""
+
+    def _split_scope(self, nodeid):
+        file = super()._split_scope(nodeid)
+        return ONE_SERVICE if file.startswith(f"{ONE_SERVICE}/") else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return _ByFileOrService(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from cnnray.ops.decode import decode
 from cnnray.serve.app import up
 from cnnray.serve.galleries import OpenGalleries, deploy
 from tests.postgres import Server
-from tests.serve.test_segment import encoded
+from tests.serve.shared.test_segment import encoded
 from tests.serving import Service
 
 GREY = encoded(np.full((90, 120, 3), 128, np.uint8))

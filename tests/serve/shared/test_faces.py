@@ -20,7 +20,7 @@ from cnnray.nn.embedders import build_embedding_net, input_of
 from cnnray.ops.decode import decode
 from cnnray.serve.faces import Faces, Wanted
 from cnnray.serve.replica import Job
-from tests.serve.test_segment import encoded
+from tests.serve.shared.test_segment import encoded
 
 GREY = encoded(np.full((90, 120, 3), 128, np.uint8))
 

@@ -13,7 +13,7 @@ from cnnray.infer.detect import Detector
 from cnnray.ops.decode import decode
 from cnnray.ops.draw import draw_boxes
 from tests.detectors import draw_shapes
-from tests.serve.test_segment import encoded
+from tests.serve.shared.test_segment import encoded
 
 LOW = {"confidence": 0.01, "most": 5}
 
