@@ -3,9 +3,10 @@
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from ray import serve
 
@@ -16,6 +17,8 @@ from cnnray.serve.metrics import BatchMetrics
 # Torch asks for huge pages then, and looks for this when it first makes a tensor. Activations of a batch are given back
 # and asked for again all the time; a replica otherwise takes a hundred thousand page faults a second.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+R = TypeVar("R")
 
 _SCALE_UP_SECONDS = 3.0
 _RECENT = 0.2  # weight of the last batch in what a job takes
@@ -67,12 +70,17 @@ class Done:
 
 
 class Replica:
-    """A model behind a queue that makes batches; it exists only after a passed self-test."""
+    """A model behind a queue that makes batches; it exists only after a passed self-test.
+
+    One thread does all its work. In a pool the model would now and then meet a thread that it has not been in, and what
+    torch keeps for each, up to 8 MB, would be there once more.
+    """
 
     def __init__(self, model: Model, config: ServeConfig) -> None:
         self.model = model
         self._metrics = BatchMetrics(type(self).__name__)
-        model.self_test()
+        self._thread = ThreadPoolExecutor(1, type(self).__name__)
+        self._thread.submit(model.self_test).result()
         self._max_wait_s, self._max_queued = config.max_wait_s, config.max_queued
         self._job_s = 0.0  # that a job took lately
         self._batcher = Batcher(
@@ -83,16 +91,20 @@ class Replica:
         )
 
     def answer(self, jobs: Sequence[Job]) -> list[Any]:
-        """One result for each job, or its ImageError; in a thread of its own."""
+        """One result for each job, or its ImageError; in the replica's thread."""
         raise NotImplementedError
 
     async def ask(self, image: bytes, option: Any, asked: float | None = None) -> Done:
         """Answer within a batch of whatever else is waiting; `asked` as of `Job`."""
         return await self._batcher.ask(Job(image, option, time.perf_counter(), asked))
 
+    async def in_turn(self, call: Callable[..., R], *args: Any) -> R:
+        """What it returns, or raises, in the replica's thread, after what is at work there."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
+
     async def self_test(self) -> None:
-        """Answer, or raise."""
-        await asyncio.to_thread(self.model.self_test)
+        """Answer after the batch that is at work, or raise."""
+        await self.in_turn(self.model.self_test)
 
     async def describe(self) -> dict[str, Any]:
         """Fields of ModelInfo."""
@@ -100,7 +112,7 @@ class Replica:
 
     async def _run(self, jobs: list[Job]) -> list[Done]:
         began = time.perf_counter()
-        results = await asyncio.to_thread(self.answer, jobs)
+        results = await self.in_turn(self.answer, jobs)
         took, waited = 1000 * (time.perf_counter() - began), [1000 * (began - job.came) for job in jobs]
         self._metrics.count(waited, took)
         self._job_s += _RECENT * (took / 1000 / len(jobs) - self._job_s)

@@ -1,6 +1,5 @@
 """/v1/stylize: the deployment that holds the painter, and the endpoints in front of it."""
 
-import asyncio
 import functools
 import json
 import time
@@ -143,7 +142,7 @@ class Painter(Replica):
     async def preview(self, style: str) -> bytes | CnnrayError:
         """A JPEG in that style, or UnknownNameError."""
         wrong = self._wrong({style: 1.0})
-        return await asyncio.to_thread(self._preview, style) if wrong is None else wrong
+        return await self.in_turn(self._preview, style) if wrong is None else wrong
 
     @functools.cache  # noqa: B019 (as many as there are styles, for as long as the replica lives)
     def _preview(self, style: str) -> bytes:
