@@ -18,7 +18,7 @@ from ray.serve.schema import ServeDeploySchema
 from cnnray import files
 from cnnray.config import PLACES, ServeConfig
 from cnnray.errors import DataError, OptionError
-from cnnray.serve.app import APP, GRACE_SECONDS, check_host, logging_options, parse_config
+from cnnray.serve.app import ALLOCATOR, APP, GRACE_SECONDS, check_host, logging_options, parse_config
 
 IMPORT_PATH = "cnnray.serve.app:build"
 _OF_HTTP = ("host", "port")
@@ -48,6 +48,7 @@ def describe(config: ServeConfig) -> dict[str, Any]:
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     args = {name: _absolute(value) for name, value in fields.items() if value != getattr(usual, name)}
     args = {name: list(value) if isinstance(value, tuple) else value for name, value in args.items()}
+    application = {"name": APP, "route_prefix": "/", "import_path": IMPORT_PATH, "args": args}
     return {
         "proxy_location": "EveryNode",
         "http_options": {
@@ -56,7 +57,7 @@ def describe(config: ServeConfig) -> dict[str, Any]:
             "request_timeout_s": config.timeout_s + GRACE_SECONDS,
         },
         "logging_config": logging_options(config),
-        "applications": [{"name": APP, "route_prefix": "/", "import_path": IMPORT_PATH, "args": args}],
+        "applications": [application | {"runtime_env": {"env_vars": ALLOCATOR}}],
     }
 
 
