@@ -122,15 +122,15 @@ def plan_stream(config: TrainConfig) -> tuple[float, RayStream]:
 
     Returns:
         CPUs that each trainer reserves, and the stream of each. Where there are not two more CPUs for each trainer both
-        share them: a trainer that reserved a whole one would wait for ever for tasks that never get a place, also where
-        the driver of a job has reserved a part of the only one that is left.
+        share them, and where trainers come and go they may take the last one: tasks that reserved a share of a CPU
+        would never get a place then, and the trainers would wait for them for ever. These reserve none.
     """
     connect()
-    workers = config.worker_range[1]
+    low, workers = config.worker_range
     spare = ray.cluster_resources().get("CPU", 0) - workers
     if spare < 2 * workers:
-        return 0.75, RayStream(cpus=0.25, tasks=1)
-    return 1.0, RayStream(cpus=1.0, tasks=min(MAX_STREAM_TASKS, int(spare // workers)))
+        return 0.75, RayStream(cpus=0.0, tasks=1)
+    return 1.0, RayStream(cpus=float(low == workers), tasks=min(MAX_STREAM_TASKS, int(spare // workers)))
 
 
 def check_resources(config: TrainConfig) -> None:

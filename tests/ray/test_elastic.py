@@ -1,4 +1,4 @@
-"""Training on a cluster of several nodes that loses one: `--workers MIN:MAX` goes on with those that are left."""
+"""`--workers MIN:MAX`: training takes what there is, and on a cluster that loses a node goes on with what is left."""
 
 from tests.nodes import run_program
 
@@ -52,3 +52,23 @@ def test_a_node_that_is_lost_costs_an_epoch_at_most(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "lost a node after" in done.stdout
     assert "training: 1 to 2 workers with 1 CPU each" in done.stderr
+
+
+# Four workers of 0.75 CPUs take all of the three: none is left for the tasks that decode their images.
+CROWDED = """
+import dataclasses, logging, sys
+from pathlib import Path
+import ray
+logging.basicConfig(format="%(message)s")
+logging.getLogger("cnnray").setLevel(logging.INFO)
+from tests.ray.test_train_finetune import SMALL, trained, write_stripes
+ray.init(address="local", num_cpus=3, include_dashboard=False, object_store_memory=150 * 2**20, log_to_driver=False)
+folder = Path(sys.argv[1])
+trained(write_stripes(folder / "stripes", 8), folder / "run", workers="2:4", batch_size=8, epochs=1)
+"""
+
+
+def test_workers_that_take_every_core_get_their_images(tmp_path):
+    done = run_program(CROWDED, tmp_path, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "training: 2 to 4 workers with 0.75 CPU each" in done.stderr
