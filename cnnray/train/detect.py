@@ -10,7 +10,6 @@ RUN/manifest.json                written last: the run is finished
 
 import functools
 import hashlib
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +25,7 @@ from cnnray.data.feature_store import to_parquet
 from cnnray.data.formats import read_annotations
 from cnnray.data.predict_detect import measure
 from cnnray.data.runs import RunFolder
-from cnnray.errors import DataError, OptionError
+from cnnray.errors import DataError
 from cnnray.nn.checkpoint import Card, load_checkpoint, save_checkpoint
 from cnnray.nn.detectors import build_detector, describe
 from cnnray.page import Picture, Section, write_page
@@ -37,6 +36,7 @@ from cnnray.train.detect_task import architecture
 from cnnray.train.launch import plan_stream
 from cnnray.train.loop import best_epoch
 from cnnray.train.outcome import CHECKPOINT, train_and_export
+from cnnray.train.plan import check_batches, smallest_batch
 from cnnray.train.state import State, Tensors, without_steps
 
 _SCORE = "average precision of a picture, IoU 0.5"
@@ -67,7 +67,7 @@ def train_detect(source: str, out: str, config: DetectConfig, *, address: str | 
     cluster.connect(address)
     good = check_boxes(folder, annotations, config)
     train, val = divide_boxes(good, config.val_fraction, config.seed)
-    check_batches(train.num_rows, config)
+    check_batches(smallest_batch(train.num_rows, config.batch_size), config)
     tables = {name: to_parquet(table) for name, table in (("train", train), ("val", val))}
     for name, table in tables.items():
         files.write_bytes(folder.path(f"{name}.parquet"), table)
@@ -107,21 +107,6 @@ def build_checked(config: DetectConfig, num_classes: int) -> nn.Module:
     with torch.no_grad():
         network(torch.zeros(1, 3, config.size, config.size, dtype=torch.uint8))
     return network
-
-
-def check_batches(num_images: int, config: DetectConfig) -> None:
-    """Every worker needs a picture in every batch.
-
-    Raises:
-        OptionError: there are more workers than that.
-    """
-    smallest = num_images // math.ceil(num_images / config.batch_size)
-    if smallest < config.worker_range[1]:
-        raise OptionError(
-            f"expected batches in which each of {config.worker_range[1]} workers has an image, but {num_images:,} "
-            f"images in batches of {config.batch_size} make some of {smallest}; use fewer --workers or a larger "
-            "--batch-size"
-        )
 
 
 def _finish(folder: RunFolder, state: State, val: Annotations, config: DetectConfig) -> BoxJudge:

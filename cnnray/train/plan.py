@@ -11,7 +11,32 @@ from math import ceil
 import numpy as np
 import numpy.typing as npt
 
+from cnnray.config import TrainConfig
+from cnnray.errors import OptionError
+
 Numbers = npt.NDArray[np.int64]
+
+
+def smallest_batch(num_items: int, batch_size: int) -> int:
+    """Examples in the smallest of a `Planner`'s batches."""
+    return num_items // ceil(num_items / batch_size)
+
+
+def check_batches(smallest: int, config: TrainConfig) -> None:
+    """Every worker needs an example in every batch: the others would wait for one that has none for ever.
+
+    Args:
+        smallest: examples in the smallest batch.
+
+    Raises:
+        OptionError: there can be more workers than that.
+    """
+    workers = config.worker_range[1]
+    if smallest < workers:
+        raise OptionError(
+            f"expected batches in which each of {workers} workers has an image, but some have only {smallest}; use "
+            "fewer --workers, a larger --batch-size, or more images"
+        )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from PIL import Image
 from cnnray.config import SegmentConfig, SegmentPredictConfig
 from cnnray.data.predict import read_predictions
 from cnnray.data.predict_segment import SCHEMA, evaluate_segment, predict_segment
-from cnnray.errors import DataError, QuarantineError, RunFolderError
+from cnnray.errors import DataError, OptionError, QuarantineError, RunFolderError
 from cnnray.infer.segment import Segmenter
 from cnnray.ops.decode import decode
 from cnnray.ops.masks import decode_mask
@@ -91,6 +91,12 @@ def test_masks_that_cannot_be_decoded_are_quarantined(tmp_path):
     checkpoint = save_segmenter(tmp_path / "segmenter")
     figures = evaluate_segment(checkpoint, source, str(tmp_path / "e"), dataclasses.replace(QUICK, max_bad=0.2))
     assert (figures["images"], figures["quarantined"]) == (7, 1)
+
+
+def test_more_workers_than_crops_in_a_batch_are_refused(tmp_path):
+    config = dataclasses.replace(SMALL, workers="1:2", batch_size=1)
+    with pytest.raises(OptionError, match="each of 2 workers has an image, but some have only 1"):
+        train_segment(write_pairs(tmp_path / "pairs", 4), str(tmp_path / "run"), config)
 
 
 def test_a_class_that_only_validation_has_is_refused(tmp_path):
