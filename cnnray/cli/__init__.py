@@ -49,14 +49,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.getLogger("cnnray").setLevel(logging.INFO)
     # One line per warning: file and line of our own code are no help to a user.
     warnings.showwarning = lambda message, *rest: say(f"warning: {message}")
+    stdout = sys.stdout
     try:
         as_json, arguments = _take_flag(arguments, "--json")
         config_file, arguments = _take_value(arguments, "--config")
-        # Ray writes some of its messages to stdout, which belongs to --json (and to --help, before Ray is there)
-        wanted = {"--help", "-h", "--version"} & set(arguments)
-        with contextlib.nullcontext() if wanted or not arguments else contextlib.redirect_stdout(sys.stderr):
+        with contextlib.ExitStack() as redirected:
+            # Ray writes some of its messages to stdout, which belongs to --json (and to --help, before Ray is there)
+            if arguments and not {"--help", "-h", "--version"} & set(arguments):
+                redirected.enter_context(contextlib.redirect_stdout(sys.stderr))
             jobs.check_version()
             answer = _call(arguments, config_file, as_json)
+            if as_json and answer is not None:
+                print(json.dumps(answer), file=stdout, flush=True)
+            if argv is None:
+                redirected.pop_all()  # as long as the program lives: Ray may have something to say after the answer
     except CnnrayError as error:
         say(f"cnnray: {' '.join(str(error).split())}")
         sys.exit(error.exit_code)
@@ -64,10 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         say("interrupted; the same command resumes")
         sys.exit(130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
         sys.exit(1)
-    if as_json and answer is not None:
-        print(json.dumps(answer))
 
 
 def _call(arguments: list[str], config_file: str | None, as_json: bool) -> Any:

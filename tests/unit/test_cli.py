@@ -115,6 +115,13 @@ def test_the_page_of_a_run_is_not_replaced(capsys, tmp_path):
     assert not (tmp_path / "report.html").exists()
 
 
+def test_what_is_printed_after_the_answer_does_not_go_to_stdout(tmp_path):
+    words = ["cnnray", "serve", "keys", "create", "shop", "--keys", str(tmp_path / "keys"), "--json"]
+    program = f"import sys; sys.argv = {words}; from cnnray.cli import main; main(); print('late')"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert json.loads(run.stdout)["name"] == "shop" and "late" in run.stderr
+
+
 def test_help_names_every_command_and_goes_to_stdout():
     run = subprocess.run([sys.executable, "-m", "cnnray", "--help"], capture_output=True, text=True, check=True)
     for name in ("demo", "models", "features", "train", "evaluate", "predict", "serve", "query"):
