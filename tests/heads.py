@@ -22,14 +22,15 @@ PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeP
 
 
 @contextlib.contextmanager
-def head_node(cpus=2, path=BIN, node_types=None):
+def head_node(cpus=2, path=BIN, node_types=None, port=None):
     """A head node that asks for a token, its dashboard on loopback; gives the environment that a submitter needs.
 
-    Its jobs find programs in `path` first. With `node_types`, as in a file for `ray up`, it starts nodes of these types
-    when work asks for them, on this machine, and ends them when they are idle for six seconds.
+    Its jobs find programs in `path` first; drivers join it at `port`. With `node_types`, as in a file for `ray up`, it
+    starts nodes of these types when work asks for them, on this machine, and ends them when they are idle for six
+    seconds.
     """
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-    dashboard, port = free_port(), free_port()
+    dashboard, port = free_port(), port or free_port()
     token = Path(folder) / "token"
     token.write_text("only-for-this-test-0123456789abcdef")
     env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
