@@ -461,3 +461,12 @@ def test_prometheus_is_told_of_requests_and_batches(service, client, photos):
         time.sleep(0.5)
     assert batches[0].value >= 1 and "photo" not in answer.text
     assert {sample.name for sample in samples} >= {"ray_cnnray_request_seconds_bucket", "ray_cnnray_queue_ms_count"}
+
+
+def test_without_keys_a_page_from_elsewhere_may_not_ask(service, photos):
+    here = httpx.URL(service.url).netloc.decode()
+    for origin, status in ((f"http://{here}", 200), ("https://other.example", 403)):
+        answer = httpx.post(f"{service.url}/v1/classify", files={"file": photos[0]}, headers={"origin": origin})
+        assert answer.status_code == status
+    answer = httpx.get(f"{service.url}/v1/models", headers={"host": "other.example"})
+    assert (answer.status_code, answer.json()["code"]) == (403, "foreign_host")
