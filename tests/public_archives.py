@@ -148,7 +148,7 @@ class Server(ThreadingHTTPServer):
         statuses: of the next answers, in place of 200; with Retry-After: 0.
         begins: of the next answers to a Range, where they begin in place of there.
         lengths: whether it says how long an answer is.
-        sent: bytes of every answer that went out.
+        sent: bytes of every answer that went out, or were tried.
         held: an answer that is cut stays open until this is set, as a line on which nothing comes.
     """
 
@@ -201,8 +201,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.sent.append(0)
         with contextlib.suppress(ConnectionError):  # the other side has had enough
             for at in range(0, len(content), 2**20):
+                self.server.sent[-1] = at + 2**20  # before a client that has had enough can close
                 self.wfile.write(content[at : at + 2**20])
-                self.server.sent[-1] = at + 2**20
 
     def log_message(self, *args):
         pass
