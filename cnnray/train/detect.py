@@ -36,7 +36,7 @@ from cnnray.train.detect_task import architecture
 from cnnray.train.launch import plan_stream
 from cnnray.train.loop import best_epoch
 from cnnray.train.outcome import CHECKPOINT, train_and_export
-from cnnray.train.plan import check_batches, smallest_batch
+from cnnray.train.plan import check_batches
 from cnnray.train.state import State, Tensors, without_steps
 
 _SCORE = "average precision of a picture, IoU 0.5"
@@ -67,7 +67,7 @@ def train_detect(source: str, out: str, config: DetectConfig, *, address: str | 
     cluster.connect(address)
     good = check_boxes(folder, annotations, config)
     train, val = divide_boxes(good, config.val_fraction, config.seed)
-    check_batches(smallest_batch(train.num_rows, config.batch_size), config)
+    check_batches(train.num_rows, config)
     tables = {name: to_parquet(table) for name, table in (("train", train), ("val", val))}
     for name, table in tables.items():
         files.write_bytes(folder.path(f"{name}.parquet"), table)

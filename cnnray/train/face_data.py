@@ -20,7 +20,7 @@ from cnnray.config import FacesConfig
 from cnnray.data.feature_store import read_parquet
 from cnnray.data.fetch import fetch_known
 from cnnray.data.stream import Batch, Stream
-from cnnray.errors import DataError, ImageError
+from cnnray.errors import DataError, ImageError, OptionError
 from cnnray.nn.embedders import input_of
 from cnnray.ops.decode import decode
 from cnnray.ops.face_views import cut_view, random_view
@@ -29,7 +29,6 @@ from cnnray.ops.transforms import channels_first
 from cnnray.train.face_plan import FacePlanner, Numbers
 from cnnray.train.faces_task import FacesTask, architecture
 from cnnray.train.image_data import to_tensors
-from cnnray.train.plan import check_batches
 
 logger = logging.getLogger(__name__)
 
@@ -222,7 +221,8 @@ def build_face_data(train: pa.Table, val: pa.Table, config: FacesConfig, stream:
     people = config.batch_size // config.images_per_person
     train_people, val_people = _numbered(train), _numbered(val)
     people = min(people, int(train_people.max()) + 1)
-    check_batches(min(people * config.images_per_person, *map(len, val_parts(val_people))), config)
+    if config.worker_range[1] > min(people * config.images_per_person, *map(len, val_parts(val_people))):
+        raise OptionError(f"expected at most as many workers as faces in a batch, got {config.workers} workers")
     given = input_of(architecture(config))
     planner = FacePlanner(people_N=train_people, people=people, images=config.images_per_person, seed=config.seed)
     maker = FaceMaker(given["size"], given["paddings"][1], config.augment, config.seed)

@@ -43,7 +43,7 @@ from cnnray.train.image_data import build_image_data
 from cnnray.train.launch import Make, plan_stream
 from cnnray.train.loop import Data
 from cnnray.train.outcome import Answers, finish, train_and_export
-from cnnray.train.plan import check_batches, smallest_batch
+from cnnray.train.plan import check_batches
 from cnnray.train.state import State, Tensors
 
 GOOD = "images.parquet"
@@ -120,7 +120,7 @@ def _from_images(source: str, out: str, config: FinetuneConfig) -> Prepared:
     data = build_image_data(good, backbone.spec, config, stream_here)
     num_train, classes = len(data.division.train), data.division.classes
     task = plan_task(config, num_train, len(classes))
-    check_batches(smallest_batch(num_train, config.batch_size), config)
+    check_batches(num_train, config)
     cpus, stream = plan_stream(config)
     return Prepared(
         folder=folder,
@@ -147,7 +147,7 @@ def _from_features(source: str, out: str, config: FinetuneConfig) -> Prepared:
     settings = network_of_features(table, config)
     data = build_activation_data(table, settings)
     task = plan_task(settings, len(data.first), len(data.classes), table.manifest["backbone"]["tap"])
-    check_batches(smallest_batch(len(data.first), config.batch_size), config)
+    check_batches(len(data.first), config)
     return Prepared(
         folder=RunFolder.open(out, config, "finetune", source=source),
         task=task,

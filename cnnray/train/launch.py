@@ -122,15 +122,16 @@ def plan_stream(config: TrainConfig) -> tuple[float, RayStream]:
 
     Returns:
         CPUs that each trainer reserves, and the stream of each. Where there are not two more CPUs for each trainer both
-        share them, and where trainers come and go they may take the last one: tasks that reserved a share of a CPU
-        would never get a place then, and the trainers would wait for them for ever. These reserve none.
+        share them, and a trainer reserves less than one: the driver of a job may hold a part of the only one that is
+        left. There, and where trainers come and go, these may take the last CPU: tasks that reserved a share would
+        never get a place, and the trainers would wait for them for ever. Such tasks reserve none.
     """
     connect()
     low, workers = config.worker_range
     spare = ray.cluster_resources().get("CPU", 0) - workers
     if spare < 2 * workers:
         return 0.75, RayStream(cpus=0.0, tasks=1)
-    return 1.0, RayStream(cpus=float(low == workers), tasks=min(MAX_STREAM_TASKS, int(spare // workers)))
+    return 1.0, RayStream(cpus=1.0 if low == workers else 0.0, tasks=min(MAX_STREAM_TASKS, int(spare // workers)))
 
 
 def check_resources(config: TrainConfig) -> None:

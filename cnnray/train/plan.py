@@ -17,25 +17,25 @@ from cnnray.errors import OptionError
 Numbers = npt.NDArray[np.int64]
 
 
-def smallest_batch(num_items: int, batch_size: int) -> int:
-    """Examples in the smallest of a `Planner`'s batches."""
-    return num_items // ceil(num_items / batch_size)
+def num_batches(num_items: int, batch_size: int) -> int:
+    """Batches in an epoch of a `Planner`."""
+    return ceil(num_items / batch_size)
 
 
-def check_batches(smallest: int, config: TrainConfig) -> None:
+def check_batches(num_items: int, config: TrainConfig) -> None:
     """Every worker needs an example in every batch: the others would wait for one that has none for ever.
 
     Args:
-        smallest: examples in the smallest batch.
+        num_items: to train on, images or crops, that a `Planner` divides.
 
     Raises:
         OptionError: there can be more workers than that.
     """
-    workers = config.worker_range[1]
+    workers, smallest = config.worker_range[1], num_items // num_batches(num_items, config.batch_size)
     if smallest < workers:
         raise OptionError(
-            f"expected batches in which each of {workers} workers has an image, but some have only {smallest}; use "
-            "fewer --workers, a larger --batch-size, or more images"
+            f"expected batches in which each of {workers} workers has an image, but {num_items:,} images in batches of "
+            f"{config.batch_size} make some of {smallest}; use fewer --workers or a larger --batch-size"
         )
 
 
@@ -89,7 +89,7 @@ class Planner:
     @property
     def num_steps(self) -> int:
         """Batches in an epoch."""
-        return ceil(self.num_items / self.batch_size)
+        return num_batches(self.num_items, self.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[BatchPlan]:
         """Every image once, in random order, at one of its views."""

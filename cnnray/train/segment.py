@@ -32,7 +32,7 @@ from cnnray.train.classify import fingerprint
 from cnnray.train.launch import plan_stream
 from cnnray.train.loop import best_epoch
 from cnnray.train.outcome import CHECKPOINT, train_and_export
-from cnnray.train.plan import check_batches, smallest_batch
+from cnnray.train.plan import check_batches
 from cnnray.train.segment_task import architecture, build_parts
 from cnnray.train.state import State, Tensors, without_steps
 
@@ -60,7 +60,7 @@ def train_segment(source: str, out: str, config: SegmentConfig, *, address: str 
     cluster.connect(address)
     pairs = check_pairs(folder, listed, config)
     train, val = divide_pairs(pairs, config)
-    check_batches(smallest_batch(train.num_rows * config.crops, config.batch_size), config)
+    check_batches(train.num_rows * config.crops, config)
     tables = {name: to_parquet(table) for name, table in (("train", train), ("val", val))}
     for name, table in tables.items():
         files.write_bytes(folder.path(f"{name}.parquet"), table)

@@ -43,7 +43,7 @@ from cnnray.train.classify import fingerprint
 from cnnray.train.launch import plan_stream
 from cnnray.train.loop import best_epoch
 from cnnray.train.outcome import CHECKPOINT, train_and_export
-from cnnray.train.plan import check_batches, smallest_batch
+from cnnray.train.plan import check_batches
 from cnnray.train.state import State, Tensors, without_steps
 from cnnray.train.stylize_task import Judge, StylizeTask, build_parts, build_stylize_data
 
@@ -83,7 +83,7 @@ def train_stylize(
     cluster.connect(address)
     good, _ = check_rows(folder, load_index(folder, content, config, seed=config.seed), config)
     train, val = divide_photos(good, config)
-    check_batches(smallest_batch(train.num_rows, config.batch_size), config)
+    check_batches(train.num_rows, config)
     tables = {"train": to_parquet(train), "val": to_parquet(val)}
     for name, table in tables.items():
         files.write_bytes(folder.path(f"{name}.parquet"), table)

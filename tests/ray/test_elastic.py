@@ -56,7 +56,7 @@ def test_a_node_that_is_lost_costs_an_epoch_at_most(tmp_path):
 
 # Four workers of 0.75 CPUs take all of the three: none is left for the tasks that decode their images.
 CROWDED = """
-import dataclasses, logging, sys
+import logging, sys
 from pathlib import Path
 import ray
 logging.basicConfig(format="%(message)s")

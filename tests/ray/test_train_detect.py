@@ -165,7 +165,9 @@ def test_models_that_do_not_fit_are_told_before_anything_starts(tmp_path):
     with pytest.raises(OptionError, match="at least 224 px for 7 x 7 cells, got 96 x 96 px"):
         trained(source, tmp_path / "b", model="grid")
     assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
-    with pytest.raises(OptionError, match="each of 2 workers has an image, but some have only 1"):
+    with pytest.raises(
+        OptionError, match="each of 2 workers has an image, but 3 images in batches of 2 make some of 1"
+    ):
         trained(source, tmp_path / "c", workers=2, batch_size=2)
 
 

@@ -206,5 +206,7 @@ def test_more_workers_than_cpus_are_refused(stripes, tmp_path):
         trained(stripes, tmp_path / "run", workers=3)
     with pytest.raises(OptionError, match="workers must be a number from 1 or MIN:MAX"):
         FinetuneConfig(workers="3:2")
-    with pytest.raises(OptionError, match="each of 2 workers has an image, but some have only 1"):
+    with pytest.raises(
+        OptionError, match="each of 2 workers has an image, but 32 images in batches of 1 make some of 1"
+    ):
         trained(stripes, tmp_path / "small", workers="1:2", batch_size=1)

@@ -92,11 +92,15 @@ def test_what_cannot_be_trained_on_is_refused_before_a_folder_is_made(tmp_path):
     ):
         with pytest.raises(kind, match=message):
             train_stylize(photos, wrong, str(tmp_path / "run"), SMALL)
-    with pytest.raises(OptionError, match="each of 2 workers has an image, but some have only 1"):
-        train_stylize(photos, styles, str(tmp_path / "few"), replace(SMALL, workers=2, batch_size=1))
     with pytest.raises(UnknownNameError, match="stage99"):
         train_stylize(photos, styles, str(tmp_path / "run"), replace(SMALL, style_taps=("stage99",)))
     assert not (tmp_path / "run").exists()
+
+
+def test_more_workers_than_photos_in_a_batch_are_refused(tmp_path):
+    photos, styles = write_pictures(tmp_path, 3)
+    with pytest.raises(OptionError, match="each of 2 workers has an image, but .* in batches of 1 make some of 1"):
+        train_stylize(photos, styles, str(tmp_path / "run"), replace(SMALL, workers=2, batch_size=1))
 
 
 def test_a_folder_is_painted_as_the_painter_paints_alone(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 
 from cnnray.config import FinetuneConfig
 from cnnray.errors import OptionError
-from cnnray.train.plan import Planner, check_batches, smallest_batch
+from cnnray.train.plan import Planner, check_batches
 
 
 def planner(**changes):
@@ -22,15 +22,16 @@ def test_every_image_comes_once_in_batches_of_nearly_one_size():
 
 
 @pytest.mark.parametrize(("num_items", "batch_size"), [(23, 5), (24, 8), (17, 8), (3, 2), (5, 64), (1, 1)])
-def test_the_smallest_batch_is_known_without_planning(num_items, batch_size):
+def test_a_worker_that_would_get_no_image_of_some_batch_is_refused(num_items, batch_size):
     plans = planner(counts=None, num_items=num_items, batch_size=batch_size).epoch(0)
-    assert smallest_batch(num_items, batch_size) == min(len(plan.items) for plan in plans)
-
-
-def test_a_worker_that_would_get_no_image_of_some_batch_is_refused():
-    check_batches(3, FinetuneConfig(workers="2:3"))
-    with pytest.raises(OptionError, match="each of 4 workers has an image, but some have only 3; use fewer --workers"):
-        check_batches(3, FinetuneConfig(workers="2:4"))
+    smallest = min(len(plan.items) for plan in plans)
+    check_batches(num_items, FinetuneConfig(workers=f"1:{smallest}", batch_size=batch_size))
+    with pytest.raises(
+        OptionError,
+        match=f"each of {smallest + 1} workers has an image, but {num_items} images in batches of {batch_size} make "
+        f"some of {smallest}; use fewer --workers",
+    ):
+        check_batches(num_items, FinetuneConfig(workers=f"1:{smallest + 1}", batch_size=batch_size))
 
 
 def test_a_batch_larger_than_the_set_is_the_set():
