@@ -10,6 +10,9 @@ from xdist.scheduler import LoadFileScheduling
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # beside other tests: what these start has a core, as `one_thread` below
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray ends workers that are idle for a second, beyond one for each free core: where one cluster serves many tests, each
+# would start again what the one before it started.
+os.environ.setdefault("RAY_num_workers_soft_limit", "4")
 ROOT = Path(__file__).resolve().parent.parent
 ONE_SERVICE = "tests/serve/shared"
 
