@@ -22,6 +22,7 @@ from cnnray.config import AtlasConfig
 from cnnray.data.atlas_stage import SEEN_SCHEMA, load_network, view
 from cnnray.data.feature_store import Outputs, iter_parts
 from cnnray.errors import ImageError, StorageError
+from cnnray.infer.cores import Cores
 from cnnray.infer.visualize import Reconstruction, Reconstructor
 from cnnray.ops.show import signed_picture
 
@@ -56,7 +57,7 @@ class DrawStage:
         backbone = load_network(config)
         self._spec, self._outputs = backbone.spec, outputs
         self._drawer = Reconstructor(backbone, rule, self._spec.input_size, layers, "cuda" if gpu else "cpu")
-        self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+        self._pool = Cores(threads)
         self._drawers = ThreadPoolExecutor(1) if gpu else self._pool  # a GPU takes one large batch at a time
 
     def __call__(self, unit: pa.Table) -> pa.Table:

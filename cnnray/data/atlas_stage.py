@@ -5,7 +5,6 @@ RUN/predictions/*.parquet   id, path of the images that have passed by
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
 import numpy as np
@@ -18,6 +17,7 @@ from cnnray.config import AtlasConfig
 from cnnray.data.feature_store import Outputs
 from cnnray.data.predict import answer_unit
 from cnnray.errors import ImageError
+from cnnray.infer.cores import Cores
 from cnnray.infer.visualize import TopNine
 from cnnray.nn.backbones import Backbone, build_backbone
 from cnnray.nn.spec import BackboneSpec
@@ -64,7 +64,7 @@ class StrongestStage:
         torch.set_num_threads(1)
         self._backbone, self._layers, self._outputs = load_network(config), list(layers), outputs
         self._device, self._parts = ("cuda", 1) if gpu else ("cpu", threads)
-        self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+        self._pool = Cores(threads)
         self._stored = TopNine(self._backbone, layers, KEPT, self._device).state
         self._lock = Lock()
 

@@ -1,7 +1,6 @@
 """One unit of feature work as a plain class: rows with encoded images in, a stored part out. No Ray in here."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +21,7 @@ from cnnray.data.feature_store import (
 from cnnray.data.recipe import build_recipe
 from cnnray.data.reuse import KnownFeatures
 from cnnray.errors import DataError, ImageError, RunFolderError
+from cnnray.infer.cores import Cores
 from cnnray.infer.embed import Embedder
 from cnnray.nn.backbones import build_backbone, build_extractor
 
@@ -55,7 +55,7 @@ class FeatureStage:
         self._recipe = build_recipe(config, backbone, self._embedder.precision)
         self._known = KnownFeatures(list(reuse))
         self._outputs, self._dtype = outputs, config.dtype
-        self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+        self._pool = Cores(threads)
         self._shape = list(self._embed(torch.zeros(1, 3, *[backbone.spec.input_size] * 2, dtype=torch.uint8)).shape[1:])
         keep_model(outputs.run, self.model_facts)
 

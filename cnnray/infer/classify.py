@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cnnray.errors import CheckpointError, ImageError, OptionError, UnknownNameError
+from cnnray.infer.cores import Cores
 from cnnray.infer.embed import CPU_BATCH, Embedder
 from cnnray.nn.backbones import Extractor, build_backbone, build_extractor
 from cnnray.nn.checkpoint import Card, load_checkpoint, load_into
@@ -71,7 +73,7 @@ class Classifier:
         self.device = choose_device(device)
         self.precision = native_precision(self.device) if precision == "auto" else precision
         self._threads = threads or num_cores()
-        self._pool = ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,))
+        self._pool = Cores(self._threads)
         # cuDNN's plans (see `gpu_batches`) belong to the thread that they were made in
         self._passes = ThreadPoolExecutor(1) if self.device.type == "cuda" else self._pool
         self._extractor = extractor.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
@@ -163,16 +165,18 @@ class Classifier:
         Returns:
             float32 [N, K] on the CPU; rows sum to 1.
         """
-        size = GPU_BATCH
-        if self.device.type != "cuda":
-            size = min(CPU_BATCH, math.ceil(len(images_NCHW) / self._threads))
-        return torch.cat(list(self._passes.map(self._forward, images_NCHW.split(size))))
+        return torch.cat(list(self._passes.map(self._forward, images_NCHW.split(self._split(len(images_NCHW))))))
 
     def warm_up(self, most: int) -> None:
-        """On a GPU, see every number of images up to `most` once: the first time takes seconds, see `gpu_batches`."""
+        """See every number of images that `most` at once are divided into, once: the first time takes longer, on a GPU
+        seconds (see `gpu_batches`), and on a CPU each thread then takes the memory that it works in."""
         size = self.card.input["size"]
-        for count in gpu_batches(min(most, GPU_BATCH)) if self.device.type == "cuda" else ():
-            self.probabilities(torch.zeros(count, 3, size, size, dtype=torch.uint8))
+        if self.device.type == "cuda":
+            for count in gpu_batches(min(most, GPU_BATCH)):
+                self.probabilities(torch.zeros(count, 3, size, size, dtype=torch.uint8))
+            return
+        for count in range(1, self._split(most) + 1):
+            self._pool.everywhere(partial(self._forward, torch.zeros(count, 3, size, size, dtype=torch.uint8)))
 
     def self_test(self) -> None:
         """Classify a grey image, to see that the whole way works.
@@ -186,6 +190,10 @@ class Classifier:
             raise CheckpointError(
                 f"{self.name} failed its self-test: probabilities of a grey image are {row[:5].tolist()}"
             )
+
+    def _split(self, count: int) -> int:
+        """Most images of `count` that go through the network at once."""
+        return GPU_BATCH if self.device.type == "cuda" else min(CPU_BATCH, math.ceil(count / self._threads))
 
     def _view(self, image: bytes | NDArray[np.uint8]) -> Tensor | ImageError:
         pixels = read_pixels(image)

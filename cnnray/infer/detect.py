@@ -4,8 +4,8 @@ On CPUs every core works on pictures of its own, as in `cnnray.infer.classify`; 
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from cnnray.config import SearchConfig
 from cnnray.errors import CheckpointError, ImageError, OptionError, UnknownNameError
+from cnnray.infer.cores import Cores
 from cnnray.nn.checkpoint import Card, load_checkpoint, load_into
 from cnnray.nn.detectors import build_detector
 from cnnray.nn.device import choose_device, native_precision, num_cores
@@ -27,6 +28,7 @@ from cnnray.ops.slices import merge_slices, plan_slices
 
 TASK = "detect"
 _DEFAULT = SearchConfig()
+_USUAL_SHAPES = ((480, 640), (640, 480), (720, 1280))  # height and width; each is shown to the network as another
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Detector:
         self.device = choose_device(device)
         self.precision = native_precision(self.device) if precision == "auto" else precision
         self._threads = 1 if self.device.type == "cuda" else threads or num_cores()
-        self._pool = ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,))
+        self._pool = Cores(self._threads)
         net.eval().requires_grad_(False)
         if card.arch["model"] not in DETECTORS:
             fold_batch_norms(net)
@@ -143,6 +145,11 @@ class Detector:
         """
         searches = [search] * len(images) if isinstance(search, SearchConfig) else list(search)
         return list(self._pool.map(self._answer, images, searches))
+
+    def warm_up(self) -> None:
+        """Search pictures of usual shapes in each thread, which then takes the memory that it works in."""
+        for height, width in _USUAL_SHAPES:
+            self._pool.everywhere(partial(self._answer, np.full((height, width, 3), 128, np.uint8), _DEFAULT))
 
     def self_test(self) -> None:
         """Search a grey image, to see that the whole way works.

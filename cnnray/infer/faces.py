@@ -8,8 +8,8 @@ whatever photos; on a GPU one photo after the other, all crops together.
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cnnray.config import EmbedderConfig, FaceSearchConfig
 from cnnray.errors import CheckpointError, ImageError
+from cnnray.infer.cores import Cores
 from cnnray.infer.face_results import Face, Faces, Verification, VerifiedPair, pick_face
 from cnnray.nn.device import choose_device, native_precision, num_cores
 from cnnray.nn.embedders import LoadedEmbedder, load_embedder
@@ -37,6 +38,7 @@ CROP, CROP_PADDING = 150, 0.25
 _OVERLAP = 0.3  # IoU, from which faces found in a turned photo are the same
 _BATCH = {"cpu": 16, "cuda": 256}  # crops of one pass
 _DEFAULT = FaceSearchConfig()
+_USUAL_SHAPE = (480, 640)  # height and width
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ class FacePipeline:
         self.spec = embedder.spec
         self._views = self.spec.views(views)
         self._threads = 1 if self.device.type == "cuda" else threads or num_cores()
-        self._pool = ThreadPoolExecutor(self._threads, initializer=torch.set_num_threads, initargs=(1,))
-        self._together = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(self._threads,))
+        self._pool = Cores(self._threads)
+        self._together = Cores(1, each=self._threads)
         # measured: in float32 this detector is faster with channels first
         self._memory = torch.channels_last if self.precision == "bfloat16" else torch.contiguous_format
         self._detector = detector.to(self.device, memory_format=self._memory)  # type: ignore[call-overload]
@@ -219,6 +221,13 @@ class FacePipeline:
         first, second = (pick_face(photo, pick, name) for photo, name in zip(photos, names, strict=True))
         answer = self.compare(first.embedding_D, second.embedding_D, threshold)
         return VerifiedPair(answer, (first, second), (len(photos[0].faces), len(photos[1].faces)))
+
+    def warm_up(self) -> None:
+        """Look for faces in a picture and embed one in each thread, which then takes the memory that it works in."""
+        for pool in (self._pool, self._together):
+            pool.everywhere(partial(self._find, np.full((*_USUAL_SHAPE, 3), 128, np.uint8), _DEFAULT))
+        grey = torch.full((1, 3, self.spec.size, self.spec.size), 128, dtype=torch.uint8)
+        self._pool.everywhere(partial(self._forward, grey))
 
     def self_test(self) -> None:
         """Embed a grey face and look for faces in a grey photo, to see that the whole way works.

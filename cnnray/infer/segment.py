@@ -4,8 +4,8 @@ On CPUs every core works on an image of its own, as in `cnnray.infer.classify`; 
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnray.errors import CheckpointError, ImageError, OptionError, UnknownNameError
+from cnnray.infer.cores import Cores
 from cnnray.nn.checkpoint import Card, load_checkpoint, load_into
 from cnnray.nn.device import choose_device, native_precision, num_cores
 from cnnray.nn.fold import fold_batch_norms
@@ -58,7 +59,7 @@ class Segmenter:
         self.device = choose_device(device)
         self.precision = native_precision(self.device) if precision == "auto" else precision
         count = 1 if self.device.type == "cuda" else threads or num_cores()
-        self._pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+        self._pool = Cores(count)
         fold_batch_norms(net.eval().requires_grad_(False))
         self._net = net.to(self.device).to(memory_format=torch.channels_last)
 
@@ -126,6 +127,11 @@ class Segmenter:
     def mask_png(self, answer: Segmentation) -> bytes:
         """The answer as a grey PNG with the values of the masks that were trained on."""
         return mask_png(answer.classes_HW, self.card.input["values"])
+
+    def warm_up(self) -> None:
+        """Segment a picture of one tile in each thread, which then takes the memory that it works in."""
+        side = self.card.input["tile"]
+        self._pool.everywhere(partial(self._answer, np.full((side, side, 3), 128, np.uint8)))
 
     def self_test(self) -> None:
         """Segment a grey image, to see that the whole way works.

@@ -98,6 +98,7 @@ class Detector(Replica):
     def __init__(self, config: ServeConfig) -> None:
         self._detector = detect.Detector.load(config.detector, device="cuda" if config.gpu else "cpu")
         super().__init__(self._detector, config)
+        self._detector.warm_up()
 
     def answer(self, jobs: Sequence[Job]) -> list[Any]:
         """Drawn or ImageError for each job."""

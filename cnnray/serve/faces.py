@@ -215,6 +215,7 @@ class Faces(Replica):
     def __init__(self, config: ServeConfig) -> None:
         self._pipeline = load_pipeline(config, device="cuda" if config.gpu else "cpu")
         super().__init__(self._pipeline, config)
+        self._pipeline.warm_up()
 
     def answer(self, jobs: Sequence[Job]) -> list[Any]:
         """Photo or ImageError for each job."""

@@ -3,11 +3,9 @@
 import asyncio
 import base64
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-
-import torch
 
 from cnnray.errors import CheckpointError, OptionError, StorageError
+from cnnray.infer.cores import Cores
 from cnnray.infer.explain import Explainer, pictures
 from cnnray.ops.decode import decode
 from cnnray.ops.overlay import jpeg, png
@@ -29,7 +27,7 @@ class Reasons:
 
     def __init__(self, load: Callable[[], Explainer]) -> None:
         self._load = load
-        self._thread = ThreadPoolExecutor(1, "explain", initializer=torch.set_num_threads, initargs=(1,))
+        self._thread = Cores(1)
         self._loaded: Explainer | OptionError | None = None
 
     async def why(self, image: bytes, label: str) -> Explanation | OptionError:

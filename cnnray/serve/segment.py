@@ -84,6 +84,7 @@ class Segmenter(Replica):
     def __init__(self, config: ServeConfig) -> None:
         self._segmenter = segment.Segmenter.load(config.segmenter, device="cuda" if config.gpu else "cpu")
         super().__init__(self._segmenter, config)
+        self._segmenter.warm_up()
 
     def answer(self, jobs: Sequence[Job]) -> list[Any]:
         """Drawn or ImageError for each job."""

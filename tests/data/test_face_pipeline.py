@@ -14,6 +14,7 @@ from cnnray.infer.faces import FacePipeline
 from cnnray.nn.face_weights import load_published
 from cnnray.ops.align import align_faces
 from cnnray.ops.decode import decode
+from tests.threads import watch
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,15 @@ def test_people_are_told_apart(pipeline, people):
     same = np.equal.outer(names, names) & (distances < 9)
     assert np.mean(distances[same] <= pipeline.spec.threshold) > 0.9
     assert np.mean(distances[~np.equal.outer(names, names)] <= pipeline.spec.threshold) < 0.01
+
+
+def test_warmed_up_each_thread_has_found_and_embedded(monkeypatch):
+    pipeline = FacePipeline.load(threads=2)
+    found, embedded = watch(monkeypatch, pipeline, "_find"), watch(monkeypatch, pipeline, "_forward")
+    pipeline.warm_up()
+    # two that look through a photo each, and one that does it with two cores
+    assert len({thread for thread, _ in found}) == len(found) == 3
+    assert len({thread for thread, _ in embedded}) == len(embedded) == 2
 
 
 def test_an_embedding_is_the_mean_of_its_views(pipeline, people):

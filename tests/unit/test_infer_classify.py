@@ -18,6 +18,7 @@ from cnnray.nn.device import choose_device, gpu_batches, num_cores, pad_batch
 from cnnray.nn.heads import build_head
 from cnnray.ops.augment import plain_view
 from cnnray.ops.decode import decode
+from tests.threads import watch
 
 CLASSES = ["apple", "pear", "plum", "quince"]
 SIZE, RESIZE = 64, 72
@@ -133,6 +134,17 @@ def test_the_size_and_order_of_a_batch_do_not_matter(classifier, photos):
             # kernels may sum in another order at another batch size
             assert one.probability == pytest.approx(other.probability, abs=1e-5)
     assert classifier.predict(photos) == classifier.predict(photos)
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(1, {1}), (5, {1, 2, 3}), (32, {1, 2, 3, 4})])
+def test_warmed_up_each_thread_has_seen_each_number_of_images(classifier, photos, monkeypatch, most, sizes):
+    before, calls = classifier.predict(photos), watch(monkeypatch, classifier, "_forward")
+    classifier.warm_up(most)
+    seen = {(thread, len(images)) for thread, (images,) in calls}
+    assert len(calls) == len(seen) == 2 * len(sizes) and {size for _, size in seen} == sizes
+    calls.clear()
+    assert classifier.predict((photos * 4)[:most])[0].label == before[0].label
+    assert {(thread, len(images)) for thread, (images,) in calls} <= seen  # nothing comes that was not there
 
 
 def test_top_k(classifier, photos):

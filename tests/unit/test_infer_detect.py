@@ -18,6 +18,7 @@ from cnnray.ops.letterbox import Letterbox
 from cnnray.ops.slices import merge_slices, plan_slices
 from tests.detectors import ARCH, draw_shapes, save_detector
 from tests.published import publish
+from tests.threads import watch
 
 LOW = SearchConfig(confidence=0.005, most=20)
 
@@ -63,6 +64,13 @@ def test_odd_pictures(detector, size):
     (answer,) = detector.predict([np.zeros((*size, 3), np.uint8)], LOW)
     assert isinstance(answer, Detections) and (answer.boxes_N4 >= 0).all()
     assert (answer.boxes_N4[:, 2] <= size[1]).all() and (answer.boxes_N4[:, 3] <= size[0]).all()
+
+
+def test_warmed_up_each_thread_has_searched(detector, monkeypatch):
+    calls = watch(monkeypatch, detector, "_search")
+    detector.warm_up()
+    shown = [(thread, image.shape[:2]) for thread, (image, _) in calls]
+    assert len(shown) == len(set(shown)) == 2 * 3 and len({thread for thread, _ in shown}) == 2
 
 
 def test_large_pictures_are_searched_in_slices_too(detector):

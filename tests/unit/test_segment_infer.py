@@ -11,6 +11,7 @@ from cnnray.errors import CheckpointError, ImageError, OptionError
 from cnnray.infer.segment import Segmenter
 from cnnray.ops.masks import decode_mask
 from tests.segmenters import draw_blobs, save_segmenter
+from tests.threads import watch
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,13 @@ def test_it_describes_and_tests_itself(segmenter):
     facts = segmenter.describe()
     assert facts["task"] == "segment" and facts["classes"] == 2 and facts["backbone"] == "plain"
     assert facts["name"] == segmenter.name == f"unet_plain@{segmenter.card.weights_sha256[:12]}"
+
+
+def test_warmed_up_each_thread_has_segmented(checkpoint, monkeypatch):
+    segmenter = Segmenter.load(checkpoint, threads=3)
+    calls = watch(monkeypatch, segmenter, "_answer")
+    segmenter.warm_up()
+    assert len({thread for thread, _ in calls}) == len(calls) == 3
 
 
 def test_checkpoints_of_others_are_refused(tmp_path):
