@@ -28,6 +28,7 @@ from cnnray.serve.replica import queues
 
 NAME = "galleries"
 UPKEEP_SECONDS = 3.0
+_THREADS = 16  # each keeps what it worked with; more than a few wait only for a record that is far away
 _UNAWARE = ("get", "people", "verify")  # these would look for people of a gallery that was dropped
 
 logger = logging.getLogger("ray.serve")
@@ -178,7 +179,7 @@ class Galleries:
 
     def __init__(self, config: ServeConfig) -> None:
         self._galleries = OpenGalleries(config.galleries)
-        self._pool = ThreadPoolExecutor(config.max_ongoing)
+        self._pool = ThreadPoolExecutor(min(config.max_ongoing, _THREADS))
         self._ended = threading.Event()
         threading.Thread(target=self._keep_up, daemon=True).start()
 
