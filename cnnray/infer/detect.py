@@ -28,7 +28,7 @@ from cnnray.ops.slices import merge_slices, plan_slices
 
 TASK = "detect"
 _DEFAULT = SearchConfig()
-_USUAL_SHAPES = ((480, 640), (640, 480), (720, 1280))  # height and width; each is shown to the network as another
+_USUAL_SHAPES = ((640, 640), (480, 640), (640, 480), (720, 1280))  # height and width; the network sees each as another
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Detector:
     Args:
         net: see `cnnray.nn.detectors.Net`; changed, its batch norms are folded.
         card: the checkpoint's.
-        device, precision, threads: as in `load`.
+        device, precision, threads, join: as in `load`.
     """
 
     def __init__(
@@ -66,12 +66,14 @@ class Detector:
         device: str = "auto",
         precision: str = "auto",
         threads: int = 0,
+        join: bool = False,
     ) -> None:
         self.card = card
         self.device = choose_device(device)
         self.precision = native_precision(self.device) if precision == "auto" else precision
         self._threads = 1 if self.device.type == "cuda" else threads or num_cores()
         self._pool = Cores(self._threads)
+        self._alone = Cores(1, each=self._threads) if join and self._threads > 1 else self._pool
         net.eval().requires_grad_(False)
         if card.arch["model"] not in DETECTORS:
             fold_batch_norms(net)
@@ -79,7 +81,14 @@ class Detector:
 
     @classmethod
     def load(
-        cls, uri: str, *, weights: str = "default", device: str = "auto", precision: str = "auto", threads: int = 0
+        cls,
+        uri: str,
+        *,
+        weights: str = "default",
+        device: str = "auto",
+        precision: str = "auto",
+        threads: int = 0,
+        join: bool = False,
     ) -> Self:
         """The detector of a checkpoint, which needs nothing else, or one of torchvision's.
 
@@ -89,6 +98,8 @@ class Detector:
             device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
             precision: "float32", "bfloat16", or "auto" (bfloat16 where the hardware multiplies it natively).
             threads: cores to use; 0 is all that the process may use.
+            join: all of them work on an image that comes alone, which is sooner done; its last bits then depend on
+                whether others came with it.
 
         Raises:
             CheckpointError: absent, cut short, changed, of another task, or of an architecture that does not fit.
@@ -96,7 +107,7 @@ class Detector:
             StorageError: the download failed.
         """
         net, card = _published(uri, weights) if uri in DETECTORS else _trained(uri)
-        return cls(net, card, device=device, precision=precision, threads=threads)
+        return cls(net, card, device=device, precision=precision, threads=threads, join=join)
 
     @property
     def name(self) -> str:
@@ -144,12 +155,13 @@ class Detector:
             OptionError: an array of another shape or type.
         """
         searches = [search] * len(images) if isinstance(search, SearchConfig) else list(search)
-        return list(self._pool.map(self._answer, images, searches))
+        return list((self._pool if len(images) > 1 else self._alone).map(self._answer, images, searches))
 
     def warm_up(self) -> None:
         """Search pictures of usual shapes in each thread, which then takes the memory that it works in."""
         for height, width in _USUAL_SHAPES:
-            self._pool.everywhere(partial(self._answer, np.full((height, width, 3), 128, np.uint8), _DEFAULT))
+            for pool in {self._pool, self._alone}:
+                pool.everywhere(partial(self._answer, np.full((height, width, 3), 128, np.uint8), _DEFAULT))
 
     def self_test(self) -> None:
         """Search a grey image, to see that the whole way works.

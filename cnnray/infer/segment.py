@@ -49,22 +49,32 @@ class Segmenter:
     Args:
         net: images_NCHW uint8 to logits [N, K, H, W]; changed, its batch norms are folded.
         card: the checkpoint's.
-        device, precision, threads: as in `load`.
+        device, precision, threads, join: as in `load`.
     """
 
     def __init__(
-        self, net: SegmentNet, card: Card, *, device: str = "auto", precision: str = "auto", threads: int = 0
+        self,
+        net: SegmentNet,
+        card: Card,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        threads: int = 0,
+        join: bool = False,
     ) -> None:
         self.card = card
         self.device = choose_device(device)
         self.precision = native_precision(self.device) if precision == "auto" else precision
         count = 1 if self.device.type == "cuda" else threads or num_cores()
         self._pool = Cores(count)
+        self._alone = Cores(1, each=count) if join and count > 1 else self._pool
         fold_batch_norms(net.eval().requires_grad_(False))
         self._net = net.to(self.device).to(memory_format=torch.channels_last)
 
     @classmethod
-    def load(cls, uri: str, *, device: str = "auto", precision: str = "auto", threads: int = 0) -> Self:
+    def load(
+        cls, uri: str, *, device: str = "auto", precision: str = "auto", threads: int = 0, join: bool = False
+    ) -> Self:
         """The segmenter of a checkpoint, which needs nothing else.
 
         Args:
@@ -72,6 +82,8 @@ class Segmenter:
             device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
             precision: "float32", "bfloat16", or "auto" (bfloat16 where the hardware multiplies it natively).
             threads: cores to use; 0 is all that the process may use.
+            join: all of them work on an image that comes alone, which is sooner done; its last bits then depend on
+                whether others came with it.
 
         Raises:
             CheckpointError: absent, cut short, changed, of another task, or of an architecture that does not fit.
@@ -86,7 +98,7 @@ class Segmenter:
         except (UnknownNameError, OptionError) as error:
             raise CheckpointError(f"{uri} was made by another version of cnnray: {error}") from error
         load_into(net, tensors, uri)
-        return cls(net, card, device=device, precision=precision, threads=threads)
+        return cls(net, card, device=device, precision=precision, threads=threads, join=join)
 
     @property
     def name(self) -> str:
@@ -122,7 +134,7 @@ class Segmenter:
         Raises:
             OptionError: an array of another shape or type.
         """
-        return list(self._pool.map(self._answer, images))
+        return list((self._pool if len(images) > 1 else self._alone).map(self._answer, images))
 
     def mask_png(self, answer: Segmentation) -> bytes:
         """The answer as a grey PNG with the values of the masks that were trained on."""
@@ -131,7 +143,8 @@ class Segmenter:
     def warm_up(self) -> None:
         """Segment a picture of one tile in each thread, which then takes the memory that it works in."""
         side = self.card.input["tile"]
-        self._pool.everywhere(partial(self._answer, np.full((side, side, 3), 128, np.uint8)))
+        for pool in {self._pool, self._alone}:
+            pool.everywhere(partial(self._answer, np.full((side, side, 3), 128, np.uint8)))
 
     def self_test(self) -> None:
         """Segment a grey image, to see that the whole way works.

@@ -96,7 +96,7 @@ class Detector(Replica):
     """A replica of the detector; the option of a job is what is asked for, and whether to draw."""
 
     def __init__(self, config: ServeConfig) -> None:
-        self._detector = detect.Detector.load(config.detector, device="cuda" if config.gpu else "cpu")
+        self._detector = detect.Detector.load(config.detector, device="cuda" if config.gpu else "cpu", join=True)
         super().__init__(self._detector, config)
         self._detector.warm_up()
 

@@ -82,7 +82,7 @@ class Segmenter(Replica):
     """A replica of the segmenter; the option of a job is "json", or whether to draw over the image."""
 
     def __init__(self, config: ServeConfig) -> None:
-        self._segmenter = segment.Segmenter.load(config.segmenter, device="cuda" if config.gpu else "cpu")
+        self._segmenter = segment.Segmenter.load(config.segmenter, device="cuda" if config.gpu else "cpu", join=True)
         super().__init__(self._segmenter, config)
         self._segmenter.warm_up()
 

@@ -66,11 +66,26 @@ def test_odd_pictures(detector, size):
     assert (answer.boxes_N4[:, 2] <= size[1]).all() and (answer.boxes_N4[:, 3] <= size[0]).all()
 
 
-def test_warmed_up_each_thread_has_searched(detector, monkeypatch):
+@pytest.mark.parametrize(("join", "threads"), [(False, 2), (True, 3)])
+def test_warmed_up_each_thread_has_searched(checkpoint, monkeypatch, join, threads):
+    detector = Detector.load(checkpoint, threads=2, join=join)
     calls = watch(monkeypatch, detector, "_search")
     detector.warm_up()
     shown = [(thread, image.shape[:2]) for thread, (image, _) in calls]
-    assert len(shown) == len(set(shown)) == 2 * 3 and len({thread for thread, _ in shown}) == 2
+    assert len(shown) == len(set(shown)) == 4 * threads and len({thread for thread, _ in shown}) == threads
+
+
+def test_all_cores_work_on_an_image_that_comes_alone_where_that_is_asked(checkpoint, detector, monkeypatch):
+    joined = Detector.load(checkpoint, precision="float32", threads=2, join=True)
+    cores = []
+    letterbox = joined._letterbox
+    monkeypatch.setattr(joined, "_letterbox", lambda *size: cores.append(torch.get_num_threads()) or letterbox(*size))
+    images = [draw_shapes(seed, 96, 96)[0] for seed in range(2)]
+    for some, expected in ((images[:1], [2]), (images, [1, 1])):
+        cores.clear()
+        for ours, theirs in zip(joined.predict(some, LOW), detector.predict(some, LOW), strict=True):
+            np.testing.assert_allclose(ours.scores_N, theirs.scores_N, atol=1e-5)
+        assert cores == expected
 
 
 def test_large_pictures_are_searched_in_slices_too(detector):

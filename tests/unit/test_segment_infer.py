@@ -79,11 +79,24 @@ def test_it_describes_and_tests_itself(segmenter):
     assert facts["name"] == segmenter.name == f"unet_plain@{segmenter.card.weights_sha256[:12]}"
 
 
-def test_warmed_up_each_thread_has_segmented(checkpoint, monkeypatch):
-    segmenter = Segmenter.load(checkpoint, threads=3)
+@pytest.mark.parametrize(("join", "threads"), [(False, 3), (True, 4)])
+def test_warmed_up_each_thread_has_segmented(checkpoint, monkeypatch, join, threads):
+    segmenter = Segmenter.load(checkpoint, threads=3, join=join)
     calls = watch(monkeypatch, segmenter, "_answer")
     segmenter.warm_up()
-    assert len({thread for thread, _ in calls}) == len(calls) == 3
+    assert len({thread for thread, _ in calls}) == len(calls) == threads
+
+
+def test_all_cores_work_on_an_image_that_comes_alone_where_that_is_asked(checkpoint, segmenter, monkeypatch):
+    joined = Segmenter.load(checkpoint, precision="float32", threads=2, join=True)
+    cores, logits = [], joined._logits
+    monkeypatch.setattr(joined, "_logits", lambda images: cores.append(torch.get_num_threads()) or logits(images))
+    images = [draw_blobs(seed)[0] for seed in range(2)]
+    for some, expected in ((images[:1], {2}), (images, {1})):
+        cores.clear()
+        for ours, theirs in zip(joined.predict(some), segmenter.predict(some), strict=True):
+            assert ours.confidence == pytest.approx(theirs.confidence, abs=1e-5)
+        assert set(cores) == expected
 
 
 def test_checkpoints_of_others_are_refused(tmp_path):
