@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 PROXY = os.environ.get("CNNRAY_PROXY", "default")  # as of `cnnray serve up --proxy`
 if PROXY == "haproxy":
     haproxy.prepare()  # before ray.serve is imported
-from cnnray.serve.app import ALLOCATOR, down, up  # noqa: E402
+from cnnray.serve.app import ENVIRONMENT, down, up  # noqa: E402
 from tests.classifiers import save_classifier  # noqa: E402
 from tests.detectors import save_detector  # noqa: E402
 
@@ -142,7 +142,7 @@ def folder() -> Iterator[str]:
 def cluster(num_cpus: int) -> Iterator[None]:
     """A small local one with so many logical CPUs; none of its processes is left afterwards, SIGTERM included."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"} | ALLOCATOR
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"} | ENVIRONMENT
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
     with warnings.catch_warnings(action="ignore"):

@@ -27,6 +27,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import socket
 import statistics
 import subprocess
@@ -43,6 +44,7 @@ from served import GALLERY, cluster, enroll, folder, make_models, mixed_photos, 
 
 from cnnray.client import Client
 from cnnray.nn.device import native_precision
+from cnnray.serve.app import ENVIRONMENT
 
 PEOPLE = 20
 START_SECONDS = 300
@@ -62,7 +64,8 @@ def plain(models: dict[str, str]) -> Iterator[str]:
         port = free.getsockname()[1]
     words = ("--port", port, "--people", PEOPLE, "--classifier", models["classifier"], "--detector", models["detector"])
     command = [sys.executable, Path(__file__).with_name("plain_server.py"), *words]
-    process = subprocess.Popen([str(word) for word in command], stdin=subprocess.PIPE)
+    environment = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}  # as a user's
+    process = subprocess.Popen([str(word) for word in command], stdin=subprocess.PIPE, env=environment)
     try:
         deadline, url = time.monotonic() + START_SECONDS, f"http://127.0.0.1:{port}"
         while True:

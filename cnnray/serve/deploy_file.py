@@ -18,7 +18,7 @@ from ray.serve.schema import ServeDeploySchema
 from cnnray import files
 from cnnray.config import PLACES, ServeConfig
 from cnnray.errors import DataError, OptionError
-from cnnray.serve.app import ALLOCATOR, APP, GRACE_SECONDS, check_host, logging_options, parse_config
+from cnnray.serve.app import APP, ENVIRONMENT, GRACE_SECONDS, check_host, logging_options, parse_config
 
 IMPORT_PATH = "cnnray.serve.app:build"
 _OF_HTTP = ("host", "port")
@@ -57,7 +57,7 @@ def describe(config: ServeConfig) -> dict[str, Any]:
             "request_timeout_s": config.timeout_s + GRACE_SECONDS,
         },
         "logging_config": logging_options(config),
-        "applications": [application | {"runtime_env": {"env_vars": ALLOCATOR}}],
+        "applications": [application | {"runtime_env": {"env_vars": ENVIRONMENT}}],
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 from cnnray.client import Client
 from cnnray.config import ServeConfig
 from cnnray.errors import OptionError
-from cnnray.serve.app import up
+from cnnray.serve.app import ENVIRONMENT, up
 from cnnray.serve.haproxy import prepare
 from tests.serving import Service
 
@@ -37,6 +37,12 @@ def test_answers_are_the_same_and_errors_are_problems(haproxied, photos):
         answer = httpx.post(f"{haproxied.url}/v1/classify", content=content, headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (status, code)
         assert answer.headers["x-request-id"] == "mine" and answer.headers["x-frame-options"] == "DENY"
+
+
+@pytest.mark.parametrize("deployment", ["Classifier", "Ingress"])
+def test_replicas_have_the_environment_that_models_side_by_side_need(haproxied, deployment):
+    (replica,) = haproxied.replicas(deployment)
+    assert psutil.Process(replica).environ().items() >= ENVIRONMENT.items()
 
 
 def test_it_listens_on_loopback_only(haproxied):
