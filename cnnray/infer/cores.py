@@ -1,10 +1,13 @@
 """Threads of which each computes by itself."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import torch
+
+R = TypeVar("R")
 
 
 class Cores(ThreadPoolExecutor):
@@ -32,3 +35,28 @@ class Cores(ThreadPoolExecutor):
 
         with self._one_at_a_time:  # two of them would wait for each other's threads
             list(self.map(when_all_are_there, range(self._count)))
+
+
+class ImageCores:
+    """Cores for images: one for each of several, and with `join` all of them for one that comes alone.
+
+    Args:
+        count: of cores.
+        join: as said; the last bits of an answer then depend on whether others came with it.
+
+    Attributes:
+        each: a thread for each core.
+    """
+
+    def __init__(self, count: int, *, join: bool) -> None:
+        self.each = Cores(count)
+        self._alone = Cores(1, each=count) if join and count > 1 else self.each
+
+    def map(self, call: Callable[..., R], images: Sequence[Any], *others: Iterable[Any]) -> list[R]:
+        """What it returns for each image, and what stands beside it in `others`; in their order."""
+        return list((self.each if len(images) > 1 else self._alone).map(call, images, *others))
+
+    def everywhere(self, call: Callable[[], object]) -> None:
+        """Call it once in each thread that there is; raises what it raises."""
+        for cores in {self.each, self._alone}:
+            cores.everywhere(call)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cnnray.config import SearchConfig
 from cnnray.errors import CheckpointError, ImageError, OptionError, UnknownNameError
-from cnnray.infer.cores import Cores
+from cnnray.infer.cores import ImageCores
 from cnnray.nn.checkpoint import Card, load_checkpoint, load_into
 from cnnray.nn.detectors import build_detector
 from cnnray.nn.device import choose_device, native_precision, num_cores
@@ -71,9 +71,8 @@ class Detector:
         self.card = card
         self.device = choose_device(device)
         self.precision = native_precision(self.device) if precision == "auto" else precision
-        self._threads = 1 if self.device.type == "cuda" else threads or num_cores()
-        self._pool = Cores(self._threads)
-        self._alone = Cores(1, each=self._threads) if join and self._threads > 1 else self._pool
+        count = 1 if self.device.type == "cuda" else threads or num_cores()
+        self._cores = ImageCores(count, join=join)
         net.eval().requires_grad_(False)
         if card.arch["model"] not in DETECTORS:
             fold_batch_norms(net)
@@ -155,13 +154,12 @@ class Detector:
             OptionError: an array of another shape or type.
         """
         searches = [search] * len(images) if isinstance(search, SearchConfig) else list(search)
-        return list((self._pool if len(images) > 1 else self._alone).map(self._answer, images, searches))
+        return self._cores.map(self._answer, images, searches)
 
     def warm_up(self) -> None:
         """Search pictures of usual shapes in each thread, which then takes the memory that it works in."""
         for height, width in _USUAL_SHAPES:
-            for pool in {self._pool, self._alone}:
-                pool.everywhere(partial(self._answer, np.full((height, width, 3), 128, np.uint8), _DEFAULT))
+            self._cores.everywhere(partial(self._answer, np.full((height, width, 3), 128, np.uint8), _DEFAULT))
 
     def self_test(self) -> None:
         """Search a grey image, to see that the whole way works.

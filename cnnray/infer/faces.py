@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cnnray.config import EmbedderConfig, FaceSearchConfig
 from cnnray.errors import CheckpointError, ImageError
-from cnnray.infer.cores import Cores
+from cnnray.infer.cores import ImageCores
 from cnnray.infer.face_results import Face, Faces, Verification, VerifiedPair, pick_face
 from cnnray.nn.device import choose_device, native_precision, num_cores
 from cnnray.nn.embedders import LoadedEmbedder, load_embedder
@@ -77,9 +77,9 @@ class FacePipeline:
         self.embedder = embedder
         self.spec = embedder.spec
         self._views = self.spec.views(views)
-        self._threads = 1 if self.device.type == "cuda" else threads or num_cores()
-        self._pool = Cores(self._threads)
-        self._together = Cores(1, each=self._threads)
+        count = 1 if self.device.type == "cuda" else threads or num_cores()
+        self._cores = ImageCores(count, join=True)
+        self._pool = self._cores.each
         # measured: in float32 this detector is faster with channels first
         self._memory = torch.channels_last if self.precision == "bfloat16" else torch.contiguous_format
         self._detector = detector.to(self.device, memory_format=self._memory)  # type: ignore[call-overload]
@@ -157,7 +157,7 @@ class FacePipeline:
             OptionError: an array of another shape or type.
         """
         searches = [search] * len(images) if isinstance(search, FaceSearchConfig) else list(search)
-        found = list((self._pool if len(images) > 1 else self._together).map(self._find, images, searches))
+        found = self._cores.map(self._find, images, searches)
         good = [one for one in found if isinstance(one, _Found)]
         embedded = iter(self._embedded(good) if embed else [torch.zeros(len(one.scores_N), 0) for one in good])
         paired = [(one, next(embedded)) if isinstance(one, _Found) else one for one in found]
@@ -224,8 +224,7 @@ class FacePipeline:
 
     def warm_up(self) -> None:
         """Look for faces in a picture and embed one in each thread, which then takes the memory that it works in."""
-        for pool in (self._pool, self._together):
-            pool.everywhere(partial(self._find, np.full((*_USUAL_SHAPE, 3), 128, np.uint8), _DEFAULT))
+        self._cores.everywhere(partial(self._find, np.full((*_USUAL_SHAPE, 3), 128, np.uint8), _DEFAULT))
         grey = torch.full((1, 3, self.spec.size, self.spec.size), 128, dtype=torch.uint8)
         self._pool.everywhere(partial(self._forward, grey))
 

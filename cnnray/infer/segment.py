@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cnnray.errors import CheckpointError, ImageError, OptionError, UnknownNameError
-from cnnray.infer.cores import Cores
+from cnnray.infer.cores import ImageCores
 from cnnray.nn.checkpoint import Card, load_checkpoint, load_into
 from cnnray.nn.device import choose_device, native_precision, num_cores
 from cnnray.nn.fold import fold_batch_norms
@@ -66,8 +66,7 @@ class Segmenter:
         self.device = choose_device(device)
         self.precision = native_precision(self.device) if precision == "auto" else precision
         count = 1 if self.device.type == "cuda" else threads or num_cores()
-        self._pool = Cores(count)
-        self._alone = Cores(1, each=count) if join and count > 1 else self._pool
+        self._cores = ImageCores(count, join=join)
         fold_batch_norms(net.eval().requires_grad_(False))
         self._net = net.to(self.device).to(memory_format=torch.channels_last)
 
@@ -134,7 +133,7 @@ class Segmenter:
         Raises:
             OptionError: an array of another shape or type.
         """
-        return list((self._pool if len(images) > 1 else self._alone).map(self._answer, images))
+        return self._cores.map(self._answer, images)
 
     def mask_png(self, answer: Segmentation) -> bytes:
         """The answer as a grey PNG with the values of the masks that were trained on."""
@@ -143,8 +142,7 @@ class Segmenter:
     def warm_up(self) -> None:
         """Segment a picture of one tile in each thread, which then takes the memory that it works in."""
         side = self.card.input["tile"]
-        for pool in {self._pool, self._alone}:
-            pool.everywhere(partial(self._answer, np.full((side, side, 3), 128, np.uint8)))
+        self._cores.everywhere(partial(self._answer, np.full((side, side, 3), 128, np.uint8)))
 
     def self_test(self) -> None:
         """Segment a grey image, to see that the whole way works.
