@@ -1,6 +1,9 @@
 """SIGKILL for what a test has started: drivers with their clusters, and actors."""
 
 import contextlib
+import os
+import subprocess
+import sys
 import time
 
 import psutil
@@ -8,6 +11,24 @@ import psutil
 from cnnray import files
 from cnnray.errors import StorageError
 from cnnray.train.state import load_history
+
+_SMALL_UNITS = """
+import sys
+from cnnray import cli
+from cnnray.data import units
+units.UNIT_ROWS = 16
+cli.main(sys.argv[1:])
+"""
+
+
+def start_command(*words, cwd=None):
+    """`cnnray` with these words, in a cluster of its own, for it is going to be killed.
+
+    Its units are small: of two, the second may be done before anyone sees the first, and nothing is left to go on with.
+    """
+    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", _SMALL_UNITS, *map(str, words)]
+    return subprocess.Popen(command, env=env, cwd=cwd, stderr=subprocess.PIPE)
 
 
 def kill_all(driver):

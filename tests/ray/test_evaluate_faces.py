@@ -1,9 +1,6 @@
 """Verification and identification of real people, against the same computed by hand from the pipeline's answers."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -20,7 +17,7 @@ from cnnray.infer.face_results import pick_face
 from cnnray.infer.faces import FacePipeline
 from cnnray.ops.enrolment import open_set
 from cnnray.ops.verification import ten_folds
-from tests.killing import kill_all, wait_for_parts
+from tests.killing import kill_all, start_command, wait_for_parts
 from tests.people import link_people, nobody
 from tests.unit.test_embedders import SMALL, saved
 
@@ -206,21 +203,11 @@ def test_a_verification_head_decides_by_its_probability(source, pairs, tmp_path)
     assert "probability from" in (tmp_path / "out" / "report.html").read_text()
 
 
-SMALL_UNITS = """
-import sys
-from cnnray import cli
-from cnnray.data import units
-units.UNIT_ROWS = 16
-cli.main(sys.argv[1:])
-"""
-
-
 def test_killed_evaluations_go_on_and_end_with_the_same_figures(source, config, run, tmp_path):
     out = tmp_path / "out"
     words = ["evaluate", "faces", source, "--out", out, "--pairs", config.pairs, "--identification"]
     words += ["--embedder", config.embedder, "--draw-worst", config.draw_worst]
-    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    driver = subprocess.Popen([sys.executable, "-c", SMALL_UNITS, *map(str, words)], env=env, stderr=subprocess.PIPE)
+    driver = start_command(*words)
     wait_for_parts(out / "predictions", 1, driver)
     kill_all(driver)
     assert not (out / "manifest.json").exists()

@@ -1,7 +1,6 @@
 """`features build` for real: small photo folders through Ray Data, killed, resumed, grown, damaged."""
 
 import io
-import os
 import re
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from cnnray.data.units import plan_units
 from cnnray.errors import DataError, QuarantineError, RunFolderError, UnknownNameError
 from cnnray.infer.embed import Embedder
 from cnnray.nn.backbones import build_backbone, build_extractor
-from tests.killing import actors, kill_all, kill_next_actor, wait_for_parts
+from tests.killing import actors, kill_all, kill_next_actor, start_command, wait_for_parts
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 FAST = {"compile": False}
@@ -196,20 +195,11 @@ def test_the_stage_alone_gives_what_the_pipeline_gives(tmp_path):
     assert alone.equals(piped)
 
 
-def start_build(src, out, cwd):
-    words = ["features", "build", src, "--out", out, "--no-compile", "--reuse", "none"]
-    # a process and a Ray cluster of its own: it is going to be killed
-    env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "cnnray", *map(str, words)], cwd=cwd, env=env, stderr=subprocess.PIPE
-    )
-
-
 def test_killed_driver_and_killed_actor_lose_no_row_and_double_none(tmp_path):
     src = make_photos(tmp_path / "src", 300)
     clean = build_features(str(src), str(tmp_path / "clean" / "run"), FeaturesConfig(reuse="none", **FAST))
     out = tmp_path / "killed" / "run"
-    driver = start_build(src, out, tmp_path)
+    driver = start_command("features", "build", src, "--out", out, "--no-compile", "--reuse", "none")
     wait_for_parts(out / "features", 1, driver)
     kill_all(driver)
     assert not files.exists(str(out / "manifest.json"))

@@ -1,8 +1,5 @@
 """`visualize filters` for real: an atlas of some hundred photos against all activations sorted, killed, resumed."""
 
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -21,7 +18,7 @@ from cnnray.data.feature_store import read_quarantine
 from cnnray.data.runs import read_manifest
 from cnnray.errors import DataError, QuarantineError, RunFolderError
 from cnnray.nn.deconv import Deconv
-from tests.killing import actors, kill_all, kill_next_actor, wait_for_parts
+from tests.killing import actors, kill_all, kill_next_actor, start_command, wait_for_parts
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -112,20 +109,16 @@ def test_actors_and_units_change_nothing_to_the_pixel(photos, config, atlas, tmp
         visualize_filters(str(photos), str(tmp_path / "two"), config)
 
 
-def start_command(photos, out, config, folder):
+def start_atlas(photos, out, config):
     words = ["visualize", "filters", photos, "--out", out, "--backbone", config.backbone, "--weights", config.weights]
     words += ["--size", config.size, "--filters", config.filters]
     words += [word for layer in LAYERS for word in ("--layers", layer)]
-    # a process and a Ray cluster of its own: it is going to be killed
-    env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "cnnray", *map(str, words)], cwd=folder, env=env, stderr=subprocess.PIPE
-    )
+    return start_command(*words)
 
 
 def test_a_killed_command_and_a_killed_actor_lose_nothing(photos, config, atlas, tmp_path):
     out = tmp_path / "run"
-    driver = start_command(photos, out, config, tmp_path)
+    driver = start_atlas(photos, out, config)
     wait_for_parts(out / "predictions", 1, driver)
     kill_all(driver)
     assert not files.exists(str(out / "manifest.json"))
