@@ -21,14 +21,14 @@ cli.main(sys.argv[1:])
 """
 
 
-def start_command(*words, cwd=None):
+def start_command(*words):
     """`cnnray` with these words, in a cluster of its own, for it is going to be killed.
 
     Its units are small: of two, the second may be done before anyone sees the first, and nothing is left to go on with.
     """
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-c", _SMALL_UNITS, *map(str, words)]
-    return subprocess.Popen(command, env=env, cwd=cwd, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
 
 
 def kill_all(driver):

@@ -84,8 +84,9 @@ def delete_snapshot(folder: str) -> None:
     """
     # Every erasure comes here, most for galleries that have none. A Path would put its parts among Python's interned
     # strings each time, whose table takes 4 MB more when it is full of such.
-    if os.path.exists(os.path.dirname(os.path.abspath(folder))):
-        path = Path(folder).absolute()
+    place = os.path.abspath(folder)
+    if os.path.exists(os.path.dirname(place)):
+        path = Path(place)
         with storage_errors(folder), _alone(path):
             _move_away(path)
             _remove_leftovers(path)
