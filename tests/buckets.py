@@ -7,8 +7,8 @@ import subprocess
 import sys
 import time
 
+from cnnray.serve.ports import free_port
 from tests.killing import kill_all
-from tests.serving import free_port
 
 BUCKET = "bucket"
 

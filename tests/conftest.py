@@ -50,7 +50,7 @@ def one_thread():
 @pytest.fixture
 def free_port():
     """On loopback, where nobody listens now."""
-    from tests.serving import free_port
+    from cnnray.serve.ports import free_port
 
     return free_port()
 

@@ -14,8 +14,8 @@ import requests
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 from ray.util import get_node_ip_address
 
+from cnnray.serve.ports import free_port
 from tests.killing import kill_all
-from tests.serving import free_port
 
 BIN = Path(sys.executable).parent
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"  # its own type lacks a file

@@ -4,11 +4,12 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
+
+from cnnray.serve.ports import free_port
 
 
 def binaries():
@@ -27,9 +28,7 @@ class Server:
             shutil.chown(self.folder, "postgres")
         self.data = self.folder / "data"
         self._run(binaries() / "initdb", "-D", self.data, "-U", "cnnray", "--auth=trust", "--no-sync", "-E", "UTF8")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.process = None
         self.start()
 

@@ -5,7 +5,6 @@ import dataclasses
 import io
 import logging
 import os
-import socket
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -32,6 +31,7 @@ from cnnray.serve.access import is_loopback
 from cnnray.serve.dashboard import check_joined
 from cnnray.serve.ingress import Ingress, max_in_flight
 from cnnray.serve.keys import list_keys
+from cnnray.serve.ports import claim, free_port
 from cnnray.serve.replica import Replica, deploy
 
 APP = "cnnray"
@@ -283,16 +283,13 @@ def _jobs(config: ServeConfig) -> int:
 
 def _claim_port(config: ServeConfig) -> int:
     """The port to use; asked for before Ray starts, because Serve retries a taken one without a word."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((config.host, config.port))
-        except OSError as error:
-            raise OptionError(
-                f"cannot listen on {config.host} port {config.port}: {error.strerror or error}"
-            ) from error
-        return int(probe.getsockname()[1])
+    if not config.port:
+        return free_port(config.host)
+    try:
+        claim(config.host, config.port)
+    except OSError as error:
+        raise OptionError(f"cannot listen on {config.host} port {config.port}: {error.strerror or error}") from error
+    return config.port
 
 
 def _url(config: ServeConfig) -> str:

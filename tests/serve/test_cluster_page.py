@@ -15,13 +15,13 @@ import pytest
 from PIL import Image
 from ray.util import get_node_ip_address
 
+from cnnray.serve.ports import free_port
 from tests.buckets import BUCKET, s3_server, store
 from tests.classifiers import save_classifier
 from tests.heads import BIN, head_node
 from tests.pages import DOCS
 from tests.painters import draw_photo
 from tests.ray.test_features import make_photos
-from tests.serving import free_port
 
 ROOT = DOCS.parent
 PAGE, README = DOCS / "cluster.md", ROOT / "README.md"

@@ -12,10 +12,10 @@ import yaml
 from cnnray.config import ServeConfig
 from cnnray.ops.overlay import png
 from cnnray.serve.deploy_file import describe
+from cnnray.serve.ports import free_port
 from tests.classifiers import save_classifier
 from tests.heads import head_node
 from tests.painters import draw_photo
-from tests.serving import free_port
 
 LETTERS, FRUIT = ["a", "b", "c"], ["apple", "pear", "plum"]
 

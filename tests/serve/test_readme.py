@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
+
+from cnnray.serve.ports import free_port
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -33,8 +34,7 @@ def shell(tmp_path):
             left, top = 20 * number, 10 * number
             Image.fromarray(pixels).crop((left, top, left + 300, top + 240)).save(place)
     Image.fromarray(pixels).crop((310, 130, 560, 400)).save(tmp_path / "PHOTO.jpg")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     # the commands' own defaults, but a port that is free here and no minute of compiling
     env |= {"CNNRAY_PORT": str(port), "CNNRAY_URL": f"http://127.0.0.1:{port}", "CNNRAY_COMPILE": "false"}

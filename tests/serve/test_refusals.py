@@ -19,7 +19,7 @@ from starlette.routing import Route
 from cnnray.serve.access import ByPlace
 from cnnray.serve.guard import Guard
 from cnnray.serve.haproxy import write_wrapper
-from tests.serving import free_port
+from cnnray.serve.ports import free_port
 
 CONFIG = """global
     nbthread 2

@@ -1,0 +1,32 @@
+"""Ports for servers that start later."""
+
+import contextlib
+import random
+import socket
+
+from cnnray.errors import OptionError
+
+# A port that the system names is one of those that it also gives to connections going out (from 32768 on Linux): until
+# the server listens, one of them may get it. Ray's workers have 10002 to 19999, replicas behind HAProxy 30000 to 31000.
+PORTS = range(20_000, 30_000)
+
+
+def claim(host: str, port: int) -> None:
+    """Raises OSError where no server can listen on a port of an address (IPv4, IPv6 or a name of the first)."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port, by chance one of `PORTS`, that nothing listens on now and that no outgoing connection gets.
+
+    Raises:
+        OptionError: there is none.
+    """
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        with contextlib.suppress(OSError):
+            claim(host, port)
+            return port
+    raise OptionError(f"expected a free port of {host} from {PORTS[0]} to {PORTS[-1]}, found none")

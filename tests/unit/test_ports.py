@@ -1,0 +1,34 @@
+"""Ports for servers that start later: no connection gets them meanwhile."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from cnnray.errors import OptionError
+from cnnray.serve import ports
+from cnnray.serve.ports import free_port
+
+
+def test_a_port_is_not_one_that_outgoing_connections_get():
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    found = {free_port() for _ in range(200)}
+    assert len(found) > 100
+    assert not any(first <= port <= last for port in found)
+
+
+def test_a_server_can_listen_there():
+    with socket.create_server(("127.0.0.1", free_port())):
+        pass
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1"])
+def test_a_taken_port_is_passed_over_and_none_left_is_told(host, monkeypatch):
+    start = free_port()
+    monkeypatch.setattr(ports, "PORTS", range(start, start + 2))
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, start), family=family):
+        assert {free_port(host) for _ in range(10)} == {start + 1}
+        monkeypatch.setattr(ports, "PORTS", range(start, start + 1))
+        with pytest.raises(OptionError, match=rf"free port of {host} from {start} to {start}, found none"):
+            free_port(host)
