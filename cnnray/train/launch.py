@@ -18,6 +18,7 @@ import torch
 from ray._private.state import state as ray_state
 from ray._raylet import PlacementGroupID
 from ray.train.torch import TorchTrainer, get_device, prepare_model
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.util import placement_group_table, remove_placement_group
 from ray.util.placement_group import PlacementGroup
@@ -43,18 +44,22 @@ QUICK = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_ENABLE_PREEMPTIO
 # After a node is lost the controller first asks for as many workers as before, and waits a minute for them by default.
 ELASTIC = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30"}
 
+_NOT_OURS = (PlacementGroupCleanerCallback, DatasetsCallback)
+
 Make = Callable[[], tuple[Task, Data]]
 
 
 class _Trainer(TorchTrainer):
-    """Without the actor that gives back places of a controller that died, which `_own_places` does.
+    """Without two actors that cost every run time and do nothing for ours.
 
-    It asks the dashboard, and where there is none (on one machine) the end of every short run waits for it for 12 s.
+    One gives back places of a controller that died, which `_own_places` does. It asks the dashboard, and where there is
+    none (on one machine) the end of every short run waits for it for 12 s. The other divides datasets that a trainer is
+    given; ours have theirs from `make`.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]  # Ray's stubs know its older trainer
-        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+        return [callback for callback in callbacks if not isinstance(callback, _NOT_OURS)]
 
 
 def launch(
@@ -89,11 +94,13 @@ def launch(
         logger.info(f"training: {count} workers with {each} each, and the tasks that make their batches")
     state_uri, ray_folder = files.join(folder, "last.state"), files.join(folder, "ray")
     files.remove(ray_folder)  # Ray Train's notes about an earlier attempt; ours are in the state
+    # the controller gets this dictionary, too, and would import what `make` needs, seconds before the workers start
+    args = ray.cloudpickle.dumps((make, config, state_uri, fingerprint))
     variables = QUICK if low == high else QUICK | ELASTIC
     with _environment(variables), _own_interrupts(), _own_places(), _progress(state_uri, config.epochs, watch):
         trainer: Any = _Trainer(
             _work,  # type: ignore[arg-type]  # Ray's annotation forgets the return value that its Result hands on
-            train_loop_config={"args": (make, config, state_uri, fingerprint), "threads": _asked_threads()},
+            train_loop_config={"args": args, "threads": _asked_threads()},
             scaling_config=ray.train.ScalingConfig(
                 num_workers=low if low == high else (low, high),  # type: ignore[arg-type]  # (min, max) is elastic
                 use_gpu=config.gpu,
@@ -150,7 +157,7 @@ def check_resources(config: TrainConfig) -> None:
 
 def _work(config: dict[str, Any]) -> UserError | None:
     """One worker's program. A user's fault is returned, not raised: restarting workers would not mend it."""
-    make, settings, state_uri, fingerprint = config["args"]
+    make, settings, state_uri, fingerprint = ray.cloudpickle.loads(config["args"])
     context = ray.train.get_context()
     device = get_device()
     assert isinstance(device, torch.device)
