@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -245,16 +246,24 @@ def test_a_worker_that_dies_as_it_starts_keeps_no_place(tmp_path):
 
 
 def tell_of_actors():
-    """In a worker: which actors run beside it."""
+    """In a worker: which actors run beside it, and which of them have imported torchvision."""
     beside = psutil.Process().parent().children()
-    raise OptionError(" ".join(word for process in beside for word in process.cmdline()))
+    actors = {process: process.cmdline()[0] for process in beside if process.cmdline()[0].startswith("ray::")}
+    imported = [name for process, name in actors.items() if "torchvision" in str(process.memory_maps())]
+    raise OptionError(f"{' '.join(actors.values())}; torchvision: {' '.join(imported)}")
 
 
 def test_nothing_is_started_that_the_end_of_a_run_would_wait_for(tmp_path):
     """Ray's cleaner of places asks a dashboard, which a cluster inside one machine does not have, for up to 12 s."""
     with pytest.raises(OptionError, match=r"ray::TrainController") as told:
         launch(tell_of_actors, QUICK, str(tmp_path / "state"), "x")
-    assert "Cleaner" not in str(told.value) and "Preemption" not in str(told.value)
+    assert not re.search("Cleaner|Preemption|DatasetManager", str(told.value))
+
+
+def test_only_workers_import_what_they_train_with(tmp_path):
+    """This file's functions come with their module, and it imports torchvision as recipes do."""
+    with pytest.raises(OptionError, match=r"torchvision: ray::RayTrainWorker[^ ]*$"):
+        launch(tell_of_actors, QUICK, str(tmp_path / "state"), "x")
 
 
 @pytest.mark.parametrize(
