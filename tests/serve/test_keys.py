@@ -66,6 +66,15 @@ def test_without_a_key_the_service_tells_that_it_lives_and_how_it_is_asked(guard
             assert answer.headers["x-request-id"] == answer.json()["request_id"]
 
 
+def test_no_spelling_of_a_path_needs_less_than_the_path(guarded, shown):
+    key = {"authorization": f"Bearer {shown['infer']}"}
+    for path, headers, code in (("/metrics", {}, 401), ("/v1/galleries", key, 403)):
+        assert httpx.get(guarded.url + path, headers=headers).status_code == code
+        for spelling in (f"{path}%0A", f"{path}/%0A", f"{path}%00", f"/{path}", f"{path}/"):
+            answer = httpx.get(guarded.url + spelling, headers=headers)
+            assert answer.status_code in (401, 403, 404), (spelling, answer.text)
+
+
 def test_keys_come_and_go_while_the_service_runs(guarded, keys, photos):
     key, shown = create_key(keys, "guest", ("infer",), per_minute=2)
     with Client(guarded.url, key=shown, patience=0) as client:

@@ -216,6 +216,19 @@ def test_who_may_not_ask_is_answered_before_the_body_is_read(tmp_path):
     assert headers[b"www-authenticate"] == b"Bearer" and headers[b"content-type"] == b"application/problem+json"
 
 
+def test_routes_overlook_a_last_line_feed():
+    """Why the guard looks for it: a route's pattern ends with $, which is also before a last line feed."""
+    assert run(Starlette(routes=ROUTES), lambda client: client.get("/hello%0A")).status_code == 200
+
+
+@pytest.mark.parametrize("ending", ["%0A", "%0a", "%0D%0A", "%00", "%C2%85", "/%0A"])
+def test_a_path_that_could_be_taken_for_another_leads_nowhere(guarded, ending):
+    for method, path in (("GET", "/hello"), ("POST", "/echo"), ("GET", "/nowhere")):
+        answer = run(guarded, lambda client, method=method, path=path: client.request(method, path + ending))
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+        assert "control characters" in answer.json()["detail"]
+
+
 def test_every_answer_says_what_browsers_must_not_do(guarded):
     for response in (
         run(guarded, lambda c: c.get("/hello")),
