@@ -172,7 +172,8 @@ def run(task: Task, data: Data, config: TrainConfig, state_uri: str, fingerprint
             torch.manual_seed(seed_for(f"step {at}", config.seed, worker.rank))  # of dropout
             set_learning_rate(optimizer, learning_rate(at, data.num_steps, config))
             total = torch.zeros_like(train)
-            for piece, is_last in pieces(to_device(batch, worker.device), config.accumulate):
+            passes = num_passes(len(batch[0]), config.accumulate, worker)
+            for piece, is_last in pieces(to_device(batch, worker.device), passes):
                 with synchronised(model, is_last):
                     with torch.autocast(worker.device.type, DTYPES[precision], enabled=precision != "float32"):
                         step = task.step(model, piece)
@@ -248,9 +249,21 @@ def best_epoch(history: History, monitor: str = "loss") -> int:
     return min(range(len(history)), key=lambda epoch: sign * history[epoch][f"val_{monitor}"])
 
 
+def num_passes(num_examples: int, wanted: int, worker: Worker) -> int:
+    """In how many passes all workers take their parts of a batch: `wanted`, or as many as the smallest has examples.
+
+    The same number for all, though parts differ by an example: batch norms exchange their statistics in every pass.
+    """
+    if wanted == 1:
+        return 1
+    least = torch.tensor(min(wanted, num_examples), device=worker.device)
+    if worker.world > 1:
+        dist.all_reduce(least, op=dist.ReduceOp.MIN)
+    return max(1, int(least))
+
+
 def pieces(batch: tuple[Tensor, ...], count: int) -> Iterator[tuple[tuple[Tensor, ...], bool]]:
-    """A batch in `count` parts or, where it has fewer examples, one for each; says of each whether it is the last."""
-    count = max(1, min(count, len(batch[0])))
+    """A batch in `count` parts, at most one for each example; says of each whether it is the last."""
     parts = list(zip(*(tensor.tensor_split(count) for tensor in batch), strict=True))
     for number, part in enumerate(parts, start=1):
         yield part, number == count

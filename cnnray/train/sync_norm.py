@@ -109,8 +109,9 @@ def synchronise_norms(model: nn.Module, world: int) -> None:
         return
     for module in model.modules():
         if type(module) in _CONVERTED:
-            on_gpu = next(iter(module.state_dict().values())).is_cuda
+            on_cpu = next(iter(module.state_dict().values())).device.type == "cpu"
             # the object stays the same, with its parameters and whoever refers to it
-            module.__class__ = nn.SyncBatchNorm if on_gpu else SharedBatchNorm
-            if on_gpu:
-                setattr(module, "process_group", dist.group.WORLD)  # noqa: B010 (as its constructor does)
+            module.__class__ = SharedBatchNorm if on_cpu else nn.SyncBatchNorm
+            if not on_cpu:
+                # all workers; the group itself cannot be copied, and the model is, for a moving average
+                setattr(module, "process_group", None)  # noqa: B010
