@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +29,7 @@ from cnnray.train.faces_task import FacesTask
 from cnnray.train.loop import Worker, run
 from cnnray.train.state import load_history, load_state
 from tests.commands import option_words
-from tests.killing import kill_all, wait_for_epochs
+from tests.killing import kill_all, start_command, wait_for_epochs
 from tests.people import nobody
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -261,9 +259,7 @@ def stamps(folder):
 
 def test_a_killed_command_goes_on_and_ends_with_the_same_weights(trained, source, tmp_path, monkeypatch):
     out = tmp_path / "killed"
-    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    command = [sys.executable, "-m", "cnnray", "train", "faces", str(source), "--out", str(out), *option_words(SMALL)]
-    driver = subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
+    driver = start_command("train", "faces", source, "--out", out, *option_words(SMALL))
     try:
         wait_for_epochs(str(out / "state" / "last.state"), 2, driver)
     finally:

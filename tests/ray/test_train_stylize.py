@@ -1,9 +1,6 @@
 """`train stylize` and `stylize --method fast` on a folder for real: a painter is trained, killed, used."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +19,7 @@ from cnnray.ops.overlay import png
 from cnnray.train.state import load_history
 from cnnray.train.stylize import train_stylize
 from tests.commands import option_words
-from tests.killing import kill_all, wait_for_epochs
+from tests.killing import kill_all, start_command, wait_for_epochs
 from tests.painters import STYLES, draw_photo, save_painter, write_pictures
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -62,10 +59,8 @@ def test_photos_and_styles_become_a_painter(trained):
 def test_a_killed_training_goes_on_and_ends_with_the_same_painter(trained, tmp_path):
     photos, styles, config, undisturbed, whole = trained
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "cnnray", "train", "stylize", "--content", photos, "--out", str(out)]
-    command += [word for name, path in styles.items() for word in ("--style", f"{name}={path}")] + option_words(config)
-    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    driver = subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
+    words = [word for name, path in styles.items() for word in ("--style", f"{name}={path}")] + option_words(config)
+    driver = start_command("train", "stylize", "--content", photos, "--out", out, *words)
     state = str(out / "state" / "last.state")
     try:
         wait_for_epochs(state, 2, driver)
