@@ -183,7 +183,7 @@ class Detector:
         if search.slice and max(height, width) > search.slice:
             places = plan_slices(height, width, search.slice, search.slice_overlap)
             parts = [(p, self._search(image[p[0] : p[2], p[1] : p[3]], search)) for p in places]
-            found = merge_slices([(whole, found), *parts], height, width, search.overlap)
+            found = merge_slices([(whole, found), *parts], height, width, search.overlap, search.class_wise)
             found = Found(*(part[: search.most] for part in found))
         return Detections(height, width, *(part.numpy() for part in found))
 

@@ -40,27 +40,35 @@ def _starts(length: int, size: int, shared: int) -> list[int]:
 
 
 def merge_slices(
-    parts: Sequence[tuple[tuple[int, int, int, int], Found]], height: int, width: int, overlap: float
+    parts: Sequence[tuple[tuple[int, int, int, int], Found]],
+    height: int,
+    width: int,
+    overlap: float,
+    class_wise: bool = True,
 ) -> Found:
     """The objects of a picture from those of its slices, and of all of it at once if that is among the parts.
 
     An object at the inner border of a slice may be a part of one. Where a better box of its class holds more than half
-    of it, it goes; it also comes after all whole boxes, whatever its score. Whole boxes suppress each other by IoU.
+    of it, it goes; it also comes after all whole boxes, whatever its score. Whole boxes of different parts suppress
+    each other by IoU; those of one part have been through that, hard or soft, when they were found.
 
     Args:
         parts: (top, left, bottom, right) of each slice, and what was found in it, in its own coordinates.
-        overlap: largest IoU of two boxes of one class.
+        overlap: largest IoU of two boxes that stay.
+        class_wise: whether a box suppresses only those of its own class.
     """
-    boxes, scores, labels, cut = [], [], [], []
-    for (top, left, bottom, right), found in parts:
+    boxes, scores, labels, cut, origin = [], [], [], [], []
+    for number, ((top, left, bottom, right), found) in enumerate(parts):
         boxes.append(found.boxes_N4 + torch.tensor([left, top, left, top]))
         scores.append(found.scores_N)
         labels.append(found.labels_N)
         cut.append(_touches(boxes[-1], (top, left, bottom, right), height, width))
+        origin.append(torch.full_like(found.labels_N, number))
     joined = Found(torch.cat(boxes), torch.cat(scores), torch.cat(labels))
     order = (joined.scores_N - torch.cat(cut).float()).sort(descending=True, stable=True).indices
-    joined, is_cut = Found(*(part[order] for part in joined)), torch.cat(cut)[order]
-    kept = _suppress(joined, is_cut, overlap)
+    joined, is_cut, origin_N = Found(*(part[order] for part in joined)), torch.cat(cut)[order], torch.cat(origin)[order]
+    groups = joined.labels_N if class_wise else torch.zeros_like(joined.labels_N)
+    kept = _suppress(joined.boxes_N4, groups, is_cut, origin_N, overlap)
     found = Found(*(part[kept] for part in joined))
     best = found.scores_N.sort(descending=True, stable=True).indices
     return Found(*(part[best] for part in found))
@@ -78,15 +86,15 @@ def _touches(boxes_N4: Tensor, place: tuple[int, int, int, int], height: int, wi
     return torch.stack(sides).any(0)
 
 
-def _suppress(found: Found, is_cut: Tensor, overlap: float) -> Tensor:
+def _suppress(boxes: Tensor, groups: Tensor, is_cut: Tensor, origin: Tensor, overlap: float) -> Tensor:
     """Places that stay, in order; each box is compared with the better ones that stayed."""
-    boxes = found.boxes_N4
     low, high = (torch.maximum, 0), (torch.minimum, 2)
     corners = [f(boxes[:, None, at : at + 2], boxes[None, :, at : at + 2]) for f, at in (low, high)]
     common = (corners[1] - corners[0]).clamp(min=0).prod(-1)
     inside = common / area(boxes).clamp(min=1e-6)[:, None]
-    repeats = (iou(boxes, boxes) > overlap) | (is_cut[:, None] & (inside > _INSIDE))
-    repeats &= found.labels_N[:, None] == found.labels_N[None, :]
+    seen_again = (iou(boxes, boxes) > overlap) & (origin[:, None] != origin[None, :])
+    repeats = seen_again | (is_cut[:, None] & (inside > _INSIDE))
+    repeats &= groups[:, None] == groups[None, :]
     alive = torch.ones(len(boxes), dtype=torch.bool)
     for at in range(1, len(boxes)):
         alive[at] = not (repeats[at, :at] & alive[:at]).any()

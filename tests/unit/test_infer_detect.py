@@ -1,5 +1,6 @@
 """A detector from its checkpoint or by torchvision's name, against the network alone."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -88,18 +89,18 @@ def test_all_cores_work_on_an_image_that_comes_alone_where_that_is_asked(checkpo
         assert cores == expected
 
 
-def test_large_pictures_are_searched_in_slices_too(detector):
+@pytest.mark.parametrize("class_wise", [True, False])
+def test_large_pictures_are_searched_in_slices_too(detector, class_wise):
     image = np.tile(draw_shapes(3)[0], (2, 3, 1))
-    search = SearchConfig(confidence=0.005, slice=96, slice_overlap=0.25)
-    (answer,) = detector.predict([image], search)
-    plain = SearchConfig(confidence=0.005)
+    plain = SearchConfig(confidence=0.005, class_wise=class_wise)
+    (answer,) = detector.predict([image], dataclasses.replace(plain, slice=96, slice_overlap=0.25))
     places = [(0, 0, 192, 288), *plan_slices(192, 288, 96, 0.25)]
     found = detector.predict([image[t:b, left:r] for t, left, b, r in places], plain)
     parts = [
         (p, as_found(f.boxes_N4.tolist(), f.scores_N.tolist(), f.labels_N.tolist()))
         for p, f in zip(places, found, strict=True)
     ]
-    expected = merge_slices(parts, 192, 288, 0.5)
+    expected = merge_slices(parts, 192, 288, 0.5, class_wise)
     np.testing.assert_allclose(answer.boxes_N4, expected.boxes_N4[:300], atol=1e-4)
 
 

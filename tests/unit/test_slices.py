@@ -57,5 +57,18 @@ def test_other_classes_and_the_picture_s_own_border_do_not_matter():
     assert both.labels_N.tolist() == [0, 1, 0]
 
 
+def test_one_object_of_two_classes_is_one_where_classes_do_not_matter():
+    parts = ((0, 0, 100, 180), found((20, 10, 60, 50, 0.9, 0))), (LEFT, found((20, 10, 60, 51, 0.8, 1)))
+    assert merged(*parts).labels_N.tolist() == [0, 1]
+    assert merge_slices(parts, 100, 180, 0.5, class_wise=False).labels_N.tolist() == [0]
+
+
+def test_boxes_that_soft_suppression_kept_in_one_slice_stay():
+    crowd = found((20, 10, 60, 50, 0.9, 0), (24, 10, 64, 50, 0.4, 0))  # IoU 0.82
+    assert len(merged((LEFT, crowd)).scores_N) == 2
+    again = (RIGHT, found((0, 10, 40, 50, 0.7, 0)))  # cut at its border, and far from both
+    assert len(merged((LEFT, crowd), again).scores_N) == 3
+
+
 def test_nothing_is_nothing():
     assert merged((LEFT, found()), (RIGHT, found())).boxes_N4.shape == (0, 4)
