@@ -20,6 +20,7 @@ from cnnray.data.annotations import Annotations, Problem
 from cnnray.data.boxes import refuse_broken
 from cnnray.data.fetch import fetch_known
 from cnnray.data.formats import FORMATS, read_annotations, write_annotations
+from cnnray.data.picture_names import check_picture_names, inside
 from cnnray.errors import OptionError, UnknownNameError
 from cnnray.ops.split import parse_fractions, split_label_sets
 
@@ -44,7 +45,7 @@ def convert_boxes(source: str, out: str, to: str, config: BoxesConfig, *, copy: 
     Raises:
         UnknownNameError: no such format.
         OptionError: `out` holds something.
-        DataError: as `read_annotations`.
+        DataError: as `read_annotations`; two images would have one name.
         QuarantineError: too many images or boxes are broken.
     """
     if to not in FORMATS:
@@ -80,6 +81,8 @@ def _read(source: str, out: str, config: BoxesConfig) -> Annotations:
 
 
 def _write(annotations: Annotations, out: str, kind: str, copy: bool) -> dict[str, Any]:
+    if copy or kind != coco.KIND:  # a COCO file may name images that lie elsewhere
+        annotations = _inside(annotations)
     if copy:
         folder = files.join(out, _IMAGES[kind])
         names, paths = (annotations.table[name].to_pylist() for name in ("id", "path"))
@@ -97,6 +100,18 @@ def _write(annotations: Annotations, out: str, kind: str, copy: bool) -> dict[st
         "problems": annotations.codes,
         "flags": sum(flagged) if kind == yolo.KIND else 0,
     }
+
+
+def _inside(annotations: Annotations) -> Annotations:
+    """The same with ids that name files inside of the new folder; a COCO file names images wherever they are.
+
+    Raises:
+        DataError: two images would have one file of annotations.
+    """
+    ids = annotations.table["id"].to_pylist()
+    check_picture_names(ids)
+    table = annotations.table.set_column(0, "id", pa.array([inside(name) for name in ids], pa.string()))
+    return dataclasses.replace(annotations, table=table.sort_by("id"))
 
 
 def problems_csv(problems: Sequence[Problem]) -> str:

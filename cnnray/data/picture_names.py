@@ -8,8 +8,12 @@ from cnnray.errors import DataError
 
 def picture_name(item: str, suffix: str = "png") -> str:
     """The file of an input's picture in its folder: the id with another suffix, kept inside the folder."""
-    parts = [part for part in posixpath.splitext(item)[0].split("/") if part not in ("", ".", "..")]
-    return f"{'/'.join(parts)}.{suffix}"
+    return f"{inside(posixpath.splitext(item)[0])}.{suffix}"
+
+
+def inside(item: str) -> str:
+    """An id as a path that leads out of no folder: "/data/a.jpg" is data/a.jpg, "../a.jpg" is a.jpg."""
+    return "/".join(part for part in item.split("/") if part not in ("", ".", ".."))
 
 
 def check_picture_names(ids: Iterable[str]) -> None:
@@ -22,4 +26,5 @@ def check_picture_names(ids: Iterable[str]) -> None:
     for item in ids:
         other = names.setdefault(picture_name(item), item)
         if other != item:
-            raise DataError(f"expected images whose names differ in more than their suffix, got {other} and {item}")
+            what = "images whose names differ in more than their suffix and what leads out of a folder"
+            raise DataError(f"expected {what}, got {other} and {item}")

@@ -3,6 +3,7 @@
 import json
 import math
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -313,6 +314,40 @@ def test_converted_with_images_and_what_was_wrong(tmp_path, kind):
     assert found.num_boxes == 2 and found.problems == () and found.format == kind
     with pytest.raises(OptionError, match="a new or empty folder"):
         convert_boxes(source, str(tmp_path / "out"), kind, BoxesConfig())
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("name", ["{root}/photos/deep/a.png", "../photos/deep/a.png"])
+def test_images_that_lie_elsewhere_are_converted_into_the_new_folder_and_nowhere_else(tmp_path, kind, name):
+    save_image(tmp_path / "photos" / "deep" / "a.png", 100, 80)
+    source, out = tmp_path / "lists" / "all.json", tmp_path / "out"
+    source.parent.mkdir()
+    images = [{"id": 7, "file_name": name.format(root=tmp_path), "width": 100, "height": 80}]
+    content = {"images": images, "annotations": [note()], "categories": [{"id": 3, "name": "cat"}]}
+    source.write_text(json.dumps(content))
+    before = set(tmp_path.rglob("*"))
+    convert_boxes(str(source), str(out), kind, BoxesConfig())
+    assert {path for path in tmp_path.rglob("*") if path != out and not path.is_relative_to(out)} == before
+    found = read_annotations(str(out))
+    (place,) = found.table["path"].to_pylist()
+    assert found.num_boxes == 1 and found.problems == () and Path(place).is_relative_to(out)
+    with Image.open(place) as copied:
+        assert copied.size == (100, 80)
+
+
+def test_a_list_without_copies_names_images_where_they_are(tmp_path):
+    save_image(tmp_path / "photos" / "a.png", 100, 80)
+    source = coco(tmp_path, images=[{"id": 7, "file_name": f"{tmp_path}/photos/a.png", "width": 100, "height": 80}])
+    split_boxes(source, str(tmp_path / "out"), SplitConfig(split="train=1.0"), copy=False)
+    assert read_annotations(str(tmp_path / "out")).table["path"].to_pylist() == [f"{tmp_path}/photos/a.png"]
+
+
+def test_images_that_would_share_a_file_of_annotations_are_refused(tmp_path):
+    images = [{"id": at, "file_name": name, "width": 100, "height": 80} for at, name in ((7, "a.png"), (8, "../a.png"))]
+    save_image(tmp_path / "a.png", 100, 80)
+    with pytest.raises(DataError, match=r"names differ in more than their suffix.*, got \.\./a\.png and a\.png"):
+        convert_boxes(coco(tmp_path, images=images), str(tmp_path / "out"), "yolo", BoxesConfig())
+    assert not (tmp_path / "out").exists()
 
 
 def test_too_much_that_is_broken_is_refused(tmp_path):
