@@ -1,5 +1,6 @@
 """Every input of a run looked at once before it is needed: the bad ones go to the run's quarantine."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from cnnray.data.fetch import fetch
 from cnnray.data.pipelines import quiet_ray_data
 from cnnray.data.progress import JobProgress
 from cnnray.data.runs import RunFolder, count_by_code, refuse_bad
-from cnnray.errors import DataError, ImageError
+from cnnray.errors import DataError, ImageError, RunFolderError
 from cnnray.ops.decode import decode
 
 CHECKED = "checked.json"
@@ -67,7 +68,7 @@ def check_rows(
     """Look at every row of `index`, on all CPUs of the cluster.
 
     Args:
-        run: where the result is kept: a resumed run does not look again.
+        run: where the result is kept: a resumed run does not look again, and takes no other inputs.
         index: `id, path, ...`.
         config: says how many may be bad.
         look: gives the facts of a row, or raises Unusable.
@@ -76,15 +77,22 @@ def check_rows(
         the good rows, and their facts by id.
 
     Raises:
+        RunFolderError: the run began with other inputs.
         DataError: no row is good.
         QuarantineError: more than `config.max_bad` of them are bad.
     """
-    marker = run.path(CHECKED)
+    marker, inputs = run.path(CHECKED), _digest(index)
     if not files.exists(marker):
         files.remove(run.path(QUARANTINE))
         facts, bad = look_at_all(index, look)
         Outputs(run.uri).quarantine(bad)
-        files.write_json(marker, facts)
+        files.write_json(marker, {"inputs": inputs, "facts": facts})
+    checked = files.read_json(marker)
+    if checked["inputs"] != inputs:
+        raise RunFolderError(
+            f"expected the inputs with which {run.uri} began, but now they are others: some came, went or were "
+            "annotated anew; choose another --out"
+        )
     found = read_quarantine(run.uri)
     codes = dict(sorted(Counter(found["code"].to_pylist()).items()))
     if found.num_rows == index.num_rows:
@@ -94,7 +102,16 @@ def check_rows(
     counts = {"images": index.num_rows, "quarantined": found.num_rows, "quarantine_codes": codes}
     refuse_bad(run.uri, counts, config)
     good = index.filter(pc.invert(pc.is_in(index["id"], value_set=found["id"].combine_chunks())))
-    return good, files.read_json(marker)
+    return good, checked["facts"]
+
+
+def _digest(index: pa.Table) -> str:
+    """SHA-256 of all rows, in their order."""
+    digest = hashlib.sha256()
+    for batch in index.to_batches():
+        for row in batch.to_pylist():
+            digest.update(f"{json.dumps(row)}\n".encode())
+    return digest.hexdigest()
 
 
 def look_at_all(index: pa.Table, look: Look) -> tuple[dict[str, Facts], list[dict[str, Any]]]:

@@ -83,12 +83,16 @@ def predict_classify(
         CheckpointError: the checkpoint is absent, damaged or not a classifier's.
         UserError, StorageError: as `build_features`.
     """
-    manifest = _predict(checkpoint, source, out, config, address)
+    run, counts = _predict(checkpoint, source, out, config, address)
+    manifest = run.finish(counts)
     refuse_bad(out, manifest, config)
     return manifest
 
 
-def _predict(checkpoint: str, source: str, out: str, config: PredictConfig, address: str | None) -> dict[str, Any]:
+def _predict(
+    checkpoint: str, source: str, out: str, config: PredictConfig, address: str | None
+) -> tuple[RunFolder, dict[str, Any]]:
+    """The run with all predictions, and their counts; it is left to be finished."""
     source, out, checkpoint = files.absolute(source), files.absolute(out), files.absolute(checkpoint)
     card = load_card(checkpoint, task="classify")
     # the weights are part of the run's identity: a resumed run must not mix two classifiers
@@ -96,7 +100,7 @@ def _predict(checkpoint: str, source: str, out: str, config: PredictConfig, addr
     cluster.connect(address)
     index = load_index(run, source, config)
     run_stage(run, index, PredictStage, {"checkpoint": checkpoint, "gpu": config.gpu}, config)
-    return run.finish(count_predictions(out, index, read_predictions(out)))
+    return run, count_predictions(out, index, read_predictions(out))
 
 
 def answer_unit(
@@ -172,11 +176,11 @@ def evaluate_classify(
         QuarantineError: all is written, but more than `config.max_bad` of the images were bad.
     """
     card = load_card(checkpoint, task="classify")
-    manifest = _predict(checkpoint, source, out, config, address)
+    run, counts = _predict(checkpoint, source, out, config, address)
     table = read_predictions(out)
     if not table.num_rows:
-        codes = count_by_code(manifest["quarantine_codes"])
-        raise DataError(f"expected images to measure on in {source}, but all {manifest['images']:,} are bad: {codes}")
+        codes = count_by_code(counts["quarantine_codes"])
+        raise DataError(f"expected images to measure on in {source}, but all {counts['images']:,} are bad: {codes}")
     labels = table["label"].to_pylist()
     unknown = sorted({str(label) for label in labels if label not in set(card.classes)})
     if unknown:
@@ -188,11 +192,12 @@ def evaluate_classify(
     truth = np.array([number[label] for label in labels])
     probabilities = np.array(table["probabilities"].to_pylist())
     metrics: dict[str, Any] = dict(summary(probabilities, truth))
-    metrics |= {"images": manifest["images"], "quarantined": manifest["quarantined"]}
+    metrics |= {"images": counts["images"], "quarantined": counts["quarantined"]}
     files.write_json(files.join(out, "metrics.json"), metrics)
     sections = classification_sections(probabilities, truth, card.classes)
     write_page(files.join(out, "report.html"), "Evaluation", sections, subtitle=f"{checkpoint} on {source}")
-    refuse_bad(out, manifest, config)
+    run.finish(counts)
+    refuse_bad(out, counts, config)
     return metrics
 
 

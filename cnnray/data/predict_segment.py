@@ -89,7 +89,7 @@ def predict_segment(
     """
     run, checkpoint = _open(checkpoint, source, out, config)
     cluster.connect(address)
-    manifest = _predict(run, checkpoint, load_index(run, files.absolute(source), config), config)
+    manifest = run.finish(_predict(run, checkpoint, load_index(run, files.absolute(source), config), config))
     refuse_bad(run.uri, manifest, config)
     return manifest
 
@@ -118,7 +118,7 @@ def evaluate_segment(
     pairs = check_pairs(run, listed, config, space)
     nothing = pa.nulls(listed.num_rows, pa.string())
     columns = {"id": listed["id"], "path": listed["path"], "label": nothing, "split": listed["split"]}
-    _predict(run, checkpoint, pa.table(columns), config)
+    counts = _predict(run, checkpoint, pa.table(columns), config)
     judge = Judge(card.classes, config.draw_worst)
     for row, image, truth in read_pairs(pairs):
         answer = space.indices(decode_mask(files.read_bytes(run.path(MASKS, picture_name(row["id"])))))
@@ -130,6 +130,7 @@ def evaluate_segment(
     }
     files.write_json(run.path("metrics.json"), metrics)
     write_page(run.path("report.html"), "Evaluation", judge.sections(), subtitle=f"{checkpoint} on {source}")
+    run.finish(counts)
     return metrics
 
 
@@ -163,4 +164,4 @@ def _open(checkpoint: str, source: str, out: str, config: SegmentPredictConfig) 
 def _predict(run: RunFolder, checkpoint: str, index: pa.Table, config: SegmentPredictConfig) -> dict[str, Any]:
     check_picture_names(index["id"].to_pylist())
     run_stage(run, index, SegmentStage, {"checkpoint": checkpoint, "gpu": config.gpu, "draw": config.draw}, config)
-    return run.finish(count_predictions(run.uri, index, read_predictions(run.uri, SCHEMA)))
+    return count_predictions(run.uri, index, read_predictions(run.uri, SCHEMA))

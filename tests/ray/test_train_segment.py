@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from cnnray.config import SegmentConfig, SegmentPredictConfig
+from cnnray.data.pairs import build_pairs, check_pairs
 from cnnray.data.predict import read_predictions
 from cnnray.data.predict_segment import SCHEMA, evaluate_segment, predict_segment
+from cnnray.data.runs import RunFolder
 from cnnray.errors import DataError, OptionError, QuarantineError, RunFolderError
 from cnnray.infer.segment import Segmenter
 from cnnray.ops.decode import decode
@@ -91,6 +93,32 @@ def test_masks_that_cannot_be_decoded_are_quarantined(tmp_path):
     checkpoint = save_segmenter(tmp_path / "segmenter")
     figures = evaluate_segment(checkpoint, source, str(tmp_path / "e"), dataclasses.replace(QUICK, max_bad=0.2))
     assert (figures["images"], figures["quarantined"]) == (7, 1)
+
+
+def test_an_evaluation_that_ends_before_its_report_is_finished_by_the_same_command(tmp_path, monkeypatch):
+    source, checkpoint = write_pairs(tmp_path / "pairs", 4), save_segmenter(tmp_path / "segmenter")
+
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cnnray.data.predict_segment.write_page", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_segment(checkpoint, source, str(tmp_path / "e"), QUICK)
+    figures = evaluate_segment(checkpoint, source, str(tmp_path / "e"), QUICK)
+    assert figures["images"] == 4 and (tmp_path / "e" / "report.html").exists()
+    with pytest.raises(RunFolderError, match="is finished"):
+        evaluate_segment(checkpoint, source, str(tmp_path / "e"), QUICK)
+
+
+def test_inputs_that_changed_after_they_were_checked_are_refused(tmp_path):
+    source = write_pairs(tmp_path / "pairs", 4)
+    run = RunFolder.open(str(tmp_path / "run"), SMALL, "segment", source=source)
+    assert check_pairs(run, build_pairs(source, SMALL), SMALL).table.num_rows == 4
+    assert check_pairs(run, build_pairs(source, SMALL), SMALL).table.num_rows == 4
+    write_pairs(tmp_path / "pairs", 5)
+    with pytest.raises(RunFolderError, match=r"the inputs with which .*run began, but now they are others"):
+        train_segment(source, str(tmp_path / "run"), SMALL)
 
 
 def test_more_workers_than_crops_in_a_batch_are_refused(tmp_path):
