@@ -35,6 +35,7 @@ from cnnray.nn.backbones import Backbone
 from cnnray.nn.deconv import Deconv
 from cnnray.nn.layer_names import conv_layers
 from cnnray.nn.rectify import suited_rule
+from cnnray.nn.weights import absolute_weights
 from cnnray.ops.overlay import jpeg, png
 
 STRONGEST, LAYERS, OVERVIEW = "strongest.parquet", "layers", "atlas.jpg"
@@ -62,8 +63,7 @@ def visualize_filters(source: str, out: str, config: AtlasConfig, *, address: st
         DataError: all images are bad. The rest as `build_features`.
         QuarantineError: all is written, but more than `config.max_bad` of the images were bad.
     """
-    if config.weights not in ("default", "none"):
-        config = replace(config, weights=files.absolute(config.weights))
+    config = replace(config, weights=absolute_weights(config.weights))
     backbone = load_network(config)
     layers = choose_layers(backbone, config.layers)
     rule = _rule(backbone, config)

@@ -10,6 +10,7 @@ import re
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from cnnray.infer.detect import TASK, Detector
 from cnnray.nn.checkpoint import load_card
 from cnnray.nn.detectors import describe
 from cnnray.nn.torchvision_detectors import DETECTORS
+from cnnray.nn.weights import absolute_weights
 from cnnray.page import Picture, Section, Table, Text, write_page
 from cnnray.report import picture_grid, precision_recall_picture
 
@@ -63,6 +65,7 @@ def compare_detect(
         raise OptionError(f"expected at least two detectors to compare, got {len(checkpoints)}")
     if files.exists(files.join(out, "config.toml")):
         raise RunFolderError(f"expected a new folder or an earlier comparison as --out, but {out} holds a run")
+    config = replace(config, weights=absolute_weights(config.weights))
     named = dict(zip(names, checkpoints, strict=True)) if names else name_detectors(checkpoints)
     annotations = read_annotations(files.absolute(source), config.images)
     rows, judges = [], {}

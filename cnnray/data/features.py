@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from cnnray.data.runs import RunFolder, count_by_code, read_manifest, refuse_bad
 from cnnray.data.units import load_index, plan_units, rounds
 from cnnray.errors import OptionError, RunFolderError
 from cnnray.nn.backbones import find_spec
+from cnnray.nn.weights import absolute_weights
 
 _ROWS = pa.schema({"id": pa.string(), "view": pa.int32()})
 
@@ -52,6 +54,7 @@ def build_features(source: str, out: str, config: FeaturesConfig, *, address: st
     spec = find_spec(config.network)
     spec.check_tap(config.tap)
     spec.check_weights(config.weights)
+    config = replace(config, weights=absolute_weights(config.weights))
     source, out = files.absolute(source), files.absolute(out)
     run = RunFolder.open(out, config, "features", source=source)
     cluster.connect(address)

@@ -31,6 +31,7 @@ from cnnray.errors import DataError, ImageError
 from cnnray.infer.detect import TASK, Detections, Detector
 from cnnray.nn.checkpoint import load_card
 from cnnray.nn.torchvision_detectors import DETECTORS, coco_classes
+from cnnray.nn.weights import absolute_weights
 from cnnray.ops.decode import decode
 from cnnray.ops.detections import Found
 from cnnray.ops.draw import draw_boxes
@@ -114,6 +115,7 @@ def predict_detect(
         CheckpointError: the checkpoint is absent, damaged or not a detector's.
         UserError, StorageError: as `build_features`.
     """
+    config = replace(config, weights=absolute_weights(config.weights))
     run, checkpoint, classes, numbers = _open(checkpoint, source, out, config)
     cluster.connect(address)
     index = load_index(run, files.absolute(source), config)
@@ -142,6 +144,7 @@ def evaluate_detect(
         QuarantineError: too many images or boxes are bad.
     """
     annotations = read_annotations(files.absolute(source), config.images)
+    config = replace(config, weights=absolute_weights(config.weights))
     run, checkpoint, classes, _ = _open(checkpoint, source, out, config)
     unknown = sorted(set(annotations.categories) - set(classes))
     if unknown:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from cnnray import files
 from cnnray.errors import StorageError
 
 
@@ -37,6 +38,12 @@ def download_once(url: str) -> str:
             "or use --weights none"
         ) from error
     return path
+
+
+def absolute_weights(weights: str) -> str:
+    """What an option `weights` is, "default", "none" or a path or URI, with a path made absolute: workers, those of
+    Ray Train above all, run in folders of their own."""
+    return weights if weights in ("default", "none") else files.absolute(weights)
 
 
 def content_sha256(tensors: Mapping[str, Tensor]) -> str:

@@ -28,6 +28,7 @@ from cnnray.data.runs import RunFolder
 from cnnray.errors import DataError
 from cnnray.nn.checkpoint import Card, load_checkpoint, save_checkpoint
 from cnnray.nn.detectors import build_detector, describe
+from cnnray.nn.weights import absolute_weights
 from cnnray.page import Picture, Section, write_page
 from cnnray.report import training_curves
 from cnnray.train.classify import fingerprint
@@ -59,6 +60,7 @@ def train_detect(source: str, out: str, config: DetectConfig, *, address: str | 
         UserError, QuarantineError, StorageError: as `train_finetune`.
     """
     source, out = files.absolute(source), files.absolute(out)
+    config = replace(config, weights=absolute_weights(config.weights))
     annotations = read_annotations(source, config.images)
     if not annotations.categories:
         raise DataError(f"expected boxes and their classes in {source}, but it names no class")

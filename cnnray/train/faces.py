@@ -27,6 +27,7 @@ from cnnray.data.units import load_index
 from cnnray.nn.checkpoint import Card, load_checkpoint, save_checkpoint
 from cnnray.nn.embedders import BACKBONE, build_embedding_net, input_of
 from cnnray.nn.face_weights import TASK
+from cnnray.nn.weights import absolute_weights
 from cnnray.ops.face_views import stored_size
 from cnnray.page import Picture, Section, write_page
 from cnnray.report import training_curves
@@ -61,6 +62,7 @@ def train_faces(source: str, out: str, config: FacesConfig, *, address: str | No
         UserError, QuarantineError, StorageError: as `train_finetune`.
     """
     source, out = files.absolute(source), files.absolute(out)
+    config = replace(config, weights=absolute_weights(config.weights))
     arch = architecture(config)
     network = build_embedding_net(arch, config.weights)  # tells a wrong name before a folder is made
     given = input_of(arch)

@@ -28,6 +28,7 @@ from cnnray.data.stream import stream_here
 from cnnray.data.units import load_index
 from cnnray.nn.backbones import Backbone, build_backbone
 from cnnray.nn.checkpoint import Card
+from cnnray.nn.weights import absolute_weights
 from cnnray.train.classify import answers_on, fingerprint, rebuild_backbone
 from cnnray.train.finetune_task import (
     FinetuneTask,
@@ -94,6 +95,7 @@ def train_finetune(source: str, out: str, config: FinetuneConfig, *, address: st
         StorageError: disk full or unreachable.
     """
     source, out = files.absolute(source), files.absolute(out)
+    config = replace(config, weights=absolute_weights(config.weights))
     cluster.connect(address)
     stored = files.exists(files.join(source, "manifest.json")) and read_manifest(source)["kind"] == "features"
     ready = _from_features(source, out, config) if stored else _from_images(source, out, config)

@@ -25,6 +25,7 @@ from cnnray.data.runs import RunFolder
 from cnnray.errors import DataError
 from cnnray.nn.checkpoint import Card, load_checkpoint, save_checkpoint
 from cnnray.nn.segment import PLAIN, build_segmenter
+from cnnray.nn.weights import absolute_weights
 from cnnray.ops.split import hold_out
 from cnnray.page import Picture, Section, write_page
 from cnnray.report import training_curves
@@ -54,6 +55,7 @@ def train_segment(source: str, out: str, config: SegmentConfig, *, address: str 
         UserError, QuarantineError, StorageError: as `train_finetune`.
     """
     source, out = files.absolute(source), files.absolute(out)
+    config = replace(config, weights=absolute_weights(config.weights))
     listed = build_pairs(source, config)
     network = build_segmenter(architecture(config), 2, config.weights)  # tells a wrong name before a folder is made
     folder = RunFolder.open(out, config, "segment", source=source)

@@ -32,6 +32,7 @@ from cnnray.data.units import load_index
 from cnnray.errors import DataError, OptionError
 from cnnray.nn.checkpoint import Card, load_checkpoint, save_checkpoint
 from cnnray.nn.transform_net import TransformNet
+from cnnray.nn.weights import absolute_weights
 from cnnray.ops.decode import decode
 from cnnray.ops.overlay import png
 from cnnray.ops.planes import to_pixels
@@ -77,6 +78,7 @@ def train_stylize(
         UserError, QuarantineError, StorageError: as `train_finetune`.
     """
     content, out = files.absolute(content), files.absolute(out)
+    config = replace(config, weights=absolute_weights(config.weights))
     pictures = load_styles(styles, config.style_size or config.crop)
     judge = Judge(config, list(pictures.values()))  # tells a wrong style or tap before a folder is made
     folder = RunFolder.open(out, config, TASK, source=f"{content} in {', '.join(styles)}")

@@ -16,9 +16,11 @@ from PIL import Image
 from cnnray.config import FeaturesConfig, FinetuneConfig, PredictConfig
 from cnnray.data.features import build_features
 from cnnray.data.predict import evaluate_classify
+from cnnray.data.runs import read_manifest
 from cnnray.data.stream import stream_here
 from cnnray.errors import OptionError, QuarantineError, RunFolderError
 from cnnray.infer.classify import Classifier
+from cnnray.nn.backbones import find_spec
 from cnnray.nn.checkpoint import load_checkpoint
 from cnnray.nn.device import num_cores
 from cnnray.train.finetune import train_finetune
@@ -182,6 +184,17 @@ def test_networks_are_trained_from_scratch(stripes, tmp_path):
     )
     assert manifest["metrics"]["accuracy"] >= 0.75
     assert Classifier.load(manifest["checkpoint"]).name.startswith("residual:size=32,width=0.25@")
+
+
+def test_a_file_of_weights_beside_the_user_is_found_by_workers_elsewhere(stripes, tmp_path, monkeypatch):
+    """Ray Train's workers leave the folder that the command was given in."""
+    monkeypatch.chdir(tmp_path)
+    small = {"backbone": "residual:size=32,width=0.25", "weights": "w.pth"}
+    torch.save(find_spec(small["backbone"]).build().state_dict(), "w.pth")
+    manifest = trained(stripes, tmp_path / "run", **small, epochs=1, optimizer="adamw", dropout=0.0)
+    assert manifest["counts"]["train"] == 32
+    build_features(stripes, "maps", FeaturesConfig(**small, batch_size=8))
+    assert read_manifest("maps")["backbone"]["weights"] == str(tmp_path / "w.pth")
 
 
 class Hungry:
