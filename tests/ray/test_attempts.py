@@ -2,11 +2,13 @@
 
 import os
 import signal
+import time
 
 import pyarrow as pa
 import pytest
 
 from cnnray.config import SourceConfig
+from cnnray.data import units
 from cnnray.data.feature_store import iter_parts, read_quarantine, take_stock
 from cnnray.data.pipelines import work_off
 from cnnray.data.runs import RunFolder
@@ -24,11 +26,15 @@ class Fragile:
     def __call__(self, unit):
         if b"poison" in unit["bytes"].to_pylist():
             os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.05)
         self.outputs.store("done", unit.select(["id"]))
         return pa.table({"images": [unit.num_rows]})
 
 
-def test_one_image_that_kills_the_worker_costs_that_image_and_nothing_else(tmp_path):
+@pytest.mark.parametrize("unit_rows", [units.UNIT_ROWS, 10])
+def test_one_image_that_kills_the_worker_costs_that_image_and_nothing_else(tmp_path, monkeypatch, unit_rows):
+    """With four units two are worked on at a time, and each image of the other is begun beside the one that kills."""
+    monkeypatch.setattr(units, "UNIT_ROWS", unit_rows)
     for number in range(40):
         place = tmp_path / "src" / f"{number:02d}.jpg"
         place.parent.mkdir(exist_ok=True)

@@ -1,10 +1,13 @@
 """A worker that dies at an image: the unit is tried again, then image by image, then without the image."""
 
+import threading
+import time
+
 import pyarrow as pa
 import pytest
 
 from cnnray import files
-from cnnray.data.attempts import ATTEMPTS, Cautious, forget_attempts
+from cnnray.data.attempts import ATTEMPTS, Cautious, Turns, forget_attempts
 from cnnray.data.feature_store import Outputs, read_quarantine
 
 
@@ -64,3 +67,32 @@ def test_a_new_command_counts_anew(tmp_path):
             cautious(make_unit("a", "b"))
         forget_attempts(str(tmp_path))
     assert stage.seen == [["a", "b"]] * 3
+
+
+def test_a_suspect_is_worked_on_alone():
+    turns, order = Turns(), []
+    began = threading.Event()
+
+    def suspect():
+        began.set()
+        with turns.alone():
+            order.append("alone")
+            time.sleep(0.05)
+            order.append("alone ended")
+
+    def unit():
+        began.wait()
+        time.sleep(0.02)
+        with turns.beside_others():
+            order.append("late unit")
+
+    with turns.beside_others():
+        threads = [threading.Thread(target=work) for work in (suspect, unit)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.05)
+        order.append("first unit ended")
+    for thread in threads:
+        thread.join(5)
+        assert not thread.is_alive()
+    assert order == ["first unit ended", "alone", "alone ended", "late unit"]
