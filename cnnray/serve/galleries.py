@@ -137,6 +137,7 @@ class OpenGalleries:
 
     def maintain(self) -> None:
         """See `Gallery.maintain`; of all that are open. What fails is logged, and tried again next time."""
+        self._record.maintain()  # also of galleries that were dropped
         for name, gallery in list(self._opened.items()):
             try:
                 gallery.maintain()

@@ -11,7 +11,7 @@ import pytest
 
 from cnnray.config import QualityPolicy, RecordConfig
 from cnnray.errors import GalleryError, RecordError
-from cnnray.infer.gallery.gallery import Gallery, create_gallery
+from cnnray.infer.gallery.gallery import Gallery, create_gallery, drop_gallery
 from cnnray.infer.gallery.means import mean_embeddings
 from cnnray.infer.gallery.opening import forget_dropped
 from cnnray.infer.gallery.record import Record
@@ -358,10 +358,52 @@ def test_erasing_waits_for_readers_and_says_what_it_could_not_clean(tmp_path, mo
     gallery.enroll(person("bob"))
     with record.load_faces(gallery.row.id) as (_, _, blocks):
         next(blocks)
-        assert gallery.erase("ada").purged["log"] is False
+        receipt = gallery.erase("ada")
+        assert not receipt.purged["tables"] and not receipt.purged["log"]
     assert vector("ada").tobytes() in (tmp_path / "g.db-wal").read_bytes()
     gallery.maintain()
     assert not any(vector("ada").tobytes() in path.read_bytes() for path in tmp_path.iterdir())
+    record.close()
+
+
+@pytest.mark.parametrize("what", ["person", "gallery"])
+def test_what_is_erased_is_told_and_cleaned_later_where_cleaning_fails(tmp_path, monkeypatch, what):
+    """As on a full disk: the erasure is committed, so whoever asked for it gets the receipt."""
+    record = Record(str(tmp_path / "g.db"))
+    create_gallery(record, "staff", CONTRACT)
+    gallery = Gallery.open(record, "staff")
+    gallery.enroll(person("ada"))
+
+    def full():
+        raise RecordError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record.database, "empty_log", full)
+        if what == "person":
+            receipt = gallery.erase("ada")
+            assert not receipt.purged["tables"] and not receipt.purged["log"] and len(receipt.audit_hash) == 64
+        else:
+            assert len(drop_gallery(record, "staff", RecordConfig())) == 64
+        record.maintain()
+    assert any(vector("ada").tobytes() in path.read_bytes() for path in tmp_path.iterdir())
+    record.maintain()
+    assert not any(vector("ada").tobytes() in path.read_bytes() for path in tmp_path.iterdir())
+    record.close()
+
+
+def test_an_erasure_is_told_even_if_the_record_is_gone_right_after(tmp_path, monkeypatch):
+    record = Record(str(tmp_path / "g.db"))
+    create_gallery(record, "staff", CONTRACT)
+    gallery = Gallery.open(record, "staff")
+    gallery.enroll(person("ada"))
+
+    def away(*args):
+        raise RecordError("the server is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "changes_since", away)
+        assert gallery.erase("ada").faces == 1
+    assert who(gallery, vector("ada")) == "unknown"
     record.close()
 
 

@@ -26,7 +26,16 @@ def test_a_name_typed_in_two_ways_is_one():
     assert check_identity("Zoe\u0308") == check_identity("Zo\u00eb") == "Zo\u00eb"
 
 
+def nested(levels):
+    """[[...]]"""
+    found = []
+    for _ in range(levels - 1):
+        found = [found]
+    return found
+
+
 def test_metadata_is_json_of_bounded_size():
+    assert dump_metadata({"a": nested(31)}).count("[") == 31
     assert dump_metadata({"b": [1, None, "😀"], "a": {"x": 1.5}}) == '{"a": {"x": 1.5}, "b": [1, null, "😀"]}'
     for wrong in (
         {"a": object()},
@@ -35,6 +44,8 @@ def test_metadata_is_json_of_bounded_size():
         {"a": "\x00"},
         {"a": "\ud800"},
         {"é": "é" * 5000},
+        {"a": nested(32)},
+        {"a": nested(3000)},
     ):
         with pytest.raises(GalleryError, match="metadata"):
             dump_metadata(wrong)

@@ -5,6 +5,7 @@ was acknowledged anywhere is seen by the next search everywhere.
 """
 
 import contextlib
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from cnnray import files
 from cnnray.config import QualityPolicy, RecordConfig
-from cnnray.errors import GalleryError
+from cnnray.errors import CnnrayError, GalleryError
 from cnnray.infer.gallery import names
 from cnnray.infer.gallery.calibrate import Calibration, threshold_for
 from cnnray.infer.gallery.change import Change, now
@@ -36,6 +37,8 @@ from cnnray.infer.gallery.results import (
 from cnnray.infer.gallery.rows import Contract, FaceRow, GalleryRow, IdentityRow, check_vectors
 from cnnray.infer.gallery.snapshot import delete_snapshot
 
+logger = logging.getLogger("cnnray")
+
 _TIE = 1e-6  # scores that differ by less are equal: an embedding's last bits
 _MANY_CHANGES = 0.1  # of a gallery's size, after which a snapshot is too old to save time
 
@@ -55,7 +58,6 @@ class Gallery:
         self._snapshot = snapshot_folder(record, row, config)
         self._changing = threading.Lock()
         self._saved = -1
-        self._purged = True
 
     @classmethod
     def open(
@@ -255,11 +257,16 @@ class Gallery:
         return self._erased(change, identity.key, count, entry)
 
     def _erased(self, change: Change, key: str, count: int, entry: str) -> Receipt:
+        """The receipt of what is committed; nothing that fails now may keep it back."""
         at, purged = now(), dict(self.record.purge())
-        self._purged = purged["log"] or not self.record.database.is_sqlite
-        self.catch_up()
+        try:
+            self.catch_up()
+            gone = not self._snapshot or not files.exists(self._snapshot)
+        except CnnrayError as error:
+            logger.warning("galleries: an erasure of %s is done, its index follows later: %s", self._row.name, error)
+            gone = False
         if self._snapshot:
-            purged["snapshot"] = not files.exists(self._snapshot)
+            purged["snapshot"] = gone
         return Receipt(self._row.name, key, count, change.version, at, entry, purged)
 
     # ---- the index ---------------------------------------------------------------------------------------------------
@@ -290,8 +297,7 @@ class Gallery:
         """What needs to be done now and then, beside searches: a new structure after growth, a new snapshot, and what
         an erasure could not clean because somebody was reading."""
         self.catch_up()
-        if not self._purged:
-            self._purged = self.record.purge(patience=0)["log"]
+        self.record.maintain()
         if self._index.needs_build:
             self._index.build()
         old = self._saved < 0 or self._index.version - self._saved > _MANY_CHANGES * len(self._index)

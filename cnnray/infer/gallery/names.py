@@ -13,6 +13,7 @@ from cnnray.errors import GalleryError
 _GALLERY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _LONGEST = {"identity": 128, "name": 200, "request key": 128}
 _MAX_METADATA = 10_000  # bytes of JSON
+_DEEPEST = 32  # levels of JSON; what writes answers gives up at some 250
 
 
 def check_gallery(name: str) -> str:
@@ -63,8 +64,10 @@ def dump_metadata(metadata: dict[str, Any]) -> str:
     """Metadata as JSON text with sorted keys.
 
     Raises:
-        GalleryError: "bad_name": no JSON values, or more than 10,000 bytes of them.
+        GalleryError: "bad_name": no JSON values, more than 10,000 bytes of them, or more than 32 levels.
     """
+    if _is_deeper(metadata, _DEEPEST):
+        raise GalleryError("bad_name", f"metadata has at most {_DEEPEST} levels of lists and objects")
     try:
         text = json.dumps(metadata, sort_keys=True, allow_nan=False, ensure_ascii=False)
         size = len(text.encode())  # no half of a character
@@ -73,3 +76,11 @@ def dump_metadata(metadata: dict[str, Any]) -> str:
     if size > _MAX_METADATA or "\\u0000" in text:
         raise GalleryError("bad_name", f"metadata has at most {_MAX_METADATA:,} bytes without zeros, got {size:,}")
     return text
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects are nested in more than so many levels."""
+    if not isinstance(value, dict | list | tuple):
+        return False
+    inside = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(item, levels - 1) for item in inside)

@@ -7,6 +7,7 @@ numbered; whoever knows a gallery at a number learns from `changes_since` what i
 import contextlib
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,12 +17,14 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from cnnray.config import QualityPolicy
-from cnnray.errors import GalleryError
+from cnnray.errors import GalleryError, RecordError
 from cnnray.infer.gallery import audit, names
 from cnnray.infer.gallery.change import Change, new_token, no_identity, now, read_identity
 from cnnray.infer.gallery.database import Database
 from cnnray.infer.gallery.rows import Contract, Delta, FaceRow, GalleryRow, IdentityRow, Rows, read_vectors
 from cnnray.infer.gallery.tables import changes, faces, galleries, identities
+
+logger = logging.getLogger("cnnray")
 
 _BLOCK = 20_000  # faces that are read at once
 _PURGE_SECONDS = 10.0
@@ -40,6 +43,7 @@ class Record:
 
     def __init__(self, url: str) -> None:
         self.database = Database(url)
+        self._owes_purge = False
         if self.database.is_sqlite:
             self.purge(patience=0)  # who erased somebody may have been killed before this
 
@@ -265,22 +269,41 @@ class Record:
         other transaction needs it. PostgreSQL's tables are vacuumed; its own log keeps old pages until it recycles
         them, as its settings say, and backups are out of reach.
 
+        What was deleted is deleted: a disk that is full, or a database that is away, is logged, and `maintain` tries
+        again.
+
         Args:
             patience: seconds to wait for other transactions; None is ten.
 
         Returns:
             by place ("tables", "log"), whether nothing deleted is left there.
         """
-        if not self.database.is_sqlite:
-            with self.database.outside() as connection:
-                connection.execute(sa.text("VACUUM faces, identities, requests"))
-            return {"tables": True, "log": False}
+        self._owes_purge = True
+        try:
+            done = self._empty_log(patience) if self.database.is_sqlite else self._vacuum()
+        except RecordError as error:
+            logger.warning("galleries: what was erased waits to be taken out of the files: %s", error)
+            done = False
+        self._owes_purge = not done
+        return {"tables": done, "log": done and self.database.is_sqlite}
+
+    def maintain(self) -> None:
+        """What a `purge` could not do, because somebody was reading or something failed."""
+        if self._owes_purge:
+            self.purge(patience=0)
+
+    def _empty_log(self, patience: float | None) -> bool:
         deadline = time.monotonic() + (_PURGE_SECONDS if patience is None else patience)
         while not self.database.empty_log():
             if time.monotonic() > deadline:
-                return {"tables": True, "log": False}
+                return False
             time.sleep(0.02)
-        return {"tables": True, "log": True}
+        return True
+
+    def _vacuum(self) -> bool:
+        with self.database.outside() as connection:
+            connection.execute(sa.text("VACUUM faces, identities, requests"))
+        return True
 
     def _find(self, connection: sa.Connection, name: str, lock: bool = False) -> GalleryRow:
         query = sa.select(galleries).where(galleries.c.name == name)
