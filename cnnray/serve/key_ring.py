@@ -6,8 +6,8 @@ import logging
 import re
 import time
 
-from cnnray.errors import DataError, StorageError
-from cnnray.serve.keys import Key, digest_of, list_keys
+from cnnray.errors import StorageError
+from cnnray.serve.keys import Key, digest_of, read_keys
 from cnnray.serve.problems import Refusal
 
 logger = logging.getLogger("ray.serve")
@@ -23,13 +23,16 @@ class KeyRing:
         folder: see `create_key`.
         shares: services that share the callers; each grants this part of a key's limit.
 
+    A file in it that is no key is logged, and the others are good.
+
     Raises:
-        StorageError, DataError: as `list_keys`.
+        StorageError: the folder cannot be read.
     """
 
     def __init__(self, folder: str, shares: int = 1) -> None:
         self._folder, self._shares = folder, shares
         self._keys: dict[str, Key] = {}
+        self._faults: list[str] = []
         self._buckets: dict[str, _Bucket] = {}
         self._read_at, self._reading = -REFRESH_SECONDS, asyncio.Lock()
         self._refresh()
@@ -84,13 +87,18 @@ class KeyRing:
                 return
             try:
                 await asyncio.to_thread(self._refresh)
-            except (StorageError, DataError) as error:
+            except StorageError as error:
                 # those that are known stay good: a disk that is away for a moment must not end the service
                 logger.error("the keys could not be read again: %s", error)
                 self._read_at = time.monotonic()
 
     def _refresh(self) -> None:
-        self._keys = {key.id: key for key in list_keys(self._folder)}
+        keys, faults = read_keys(self._folder)
+        self._keys = {key.id: key for key in keys}
+        if (found := [str(fault) for fault in faults]) != self._faults:
+            for fault in found:
+                logger.error("keys: %s", fault)
+            self._faults = found
         self._read_at = time.monotonic()
 
 

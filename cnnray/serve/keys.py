@@ -6,10 +6,13 @@ not meet, and a key is revoked by removing its file.
 """
 
 import hashlib
+import posixpath
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+
+from pydantic import ConfigDict, TypeAdapter
 
 from cnnray import files
 from cnnray.errors import DataError, OptionError, UnknownNameError
@@ -37,6 +40,8 @@ class Key:
         digest: SHA-256 of its secret, hexadecimal.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
     id: str
     name: str
     scopes: tuple[str, ...]
@@ -52,6 +57,9 @@ class Key:
     def has_expired(self) -> bool:
         """Whether its time is over."""
         return bool(self.expires) and datetime.fromisoformat(self.expires) <= datetime.now(UTC)
+
+
+_KEY = TypeAdapter(Key)
 
 
 def create_key(
@@ -102,8 +110,27 @@ def list_keys(folder: str) -> list[Key]:
         StorageError: the folder cannot be read.
         DataError: a file in it is no key.
     """
-    found = [_read(path) for path in files.list_files(folder, _SUFFIX)]
-    return sorted((key for key in found if key), key=lambda key: (key.created, key.id))
+    keys, faults = read_keys(folder)
+    for fault in faults:
+        raise fault
+    return keys
+
+
+def read_keys(folder: str) -> tuple[list[Key], list[DataError]]:
+    """As `list_keys`, and what is wrong with each file that is no key.
+
+    Raises:
+        StorageError: the folder cannot be read.
+    """
+    keys, faults = [], []
+    for path in files.list_files(folder, _SUFFIX):
+        try:
+            keys.append(_read(path))
+        except FileNotFoundError:
+            pass  # it was revoked just now
+        except DataError as error:
+            faults.append(error)
+    return sorted(keys, key=lambda key: (key.created, key.id)), faults
 
 
 def revoke_key(folder: str, id: str) -> Key:
@@ -113,22 +140,24 @@ def revoke_key(folder: str, id: str) -> Key:
         UnknownNameError: no key has this id.
         StorageError: it cannot be removed.
     """
-    keys = {key.id: key for key in list_keys(folder)}
+    keys = {key.id: key for key in read_keys(folder)[0]}
     if id not in keys:
         raise UnknownNameError("key", id, keys)
     files.remove(files.join(folder, id + _SUFFIX))
     return keys[id]
 
 
-def _read(path: str) -> Key | None:
-    """None where it was revoked just now."""
+def _read(path: str) -> Key:
+    """Raises DataError: it is no key, or of another name than its key: a copy, which would outlive the key."""
     try:
-        fields = files.read_json(path)
-        return Key(**{**fields, "scopes": tuple(fields["scopes"])})
-    except (TypeError, ValueError, KeyError) as error:
-        raise DataError(f"expected a key in {path}, which `cnnray serve keys create` writes: {error}") from error
-    except FileNotFoundError:
-        return None
+        key = _KEY.validate_json(files.read_bytes(path))
+        key.has_expired()
+        if posixpath.basename(path) != key.id + _SUFFIX:
+            raise ValueError(f"it is that of {key.id}")
+        return key
+    except (TypeError, ValueError) as error:
+        detail = " ".join(str(error).split())
+        raise DataError(f"expected a key in {path}, which `cnnray serve keys create` writes: {detail}") from error
 
 
 def digest_of(secret: str) -> str:

@@ -102,13 +102,35 @@ def test_new_and_revoked_keys_are_heard_of_and_a_disk_that_fails_ends_nothing(fo
     _, later = create_key(folder, "later", ("infer",))
     time.sleep(0.06)
     assert (show(ring, shown), show(ring, later)) == ("a", "later")
-    (tmp_path / "keys" / "broken.json").write_text("{")
-    time.sleep(0.06)
-    assert show(ring, shown) == "a"
-    (tmp_path / "keys" / "broken.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(key_ring, "read_keys", fail)
+        time.sleep(0.06)
+        assert show(ring, shown) == "a"
     revoke_key(folder, key.id)
     time.sleep(0.06)
     assert show(ring, shown) == (401, "unauthenticated") and show(ring, later) == "later"
+
+
+def fail(folder):
+    raise StorageError("the disk is away")
+
+
+@pytest.mark.parametrize("fault", ["{", "[]", "field", "type", "time", "copy"])
+def test_a_file_that_is_no_key_stops_no_revocation(folder, tmp_path, monkeypatch, caplog, fault):
+    monkeypatch.setattr(key_ring, "REFRESH_SECONDS", 0.05)
+    key, shown = create_key(folder, "a", ("infer",))
+    ring = KeyRing(folder)
+    changes = {"field": {"only_on_sundays": True}, "type": {"per_minute": "9"}, "time": {"expires": "soon"}, "copy": {}}
+    text = json.dumps(vars(key) | changes[fault]) if fault in changes else fault
+    (tmp_path / "keys" / "broken.json").write_text(text)
+    for _ in range(2):
+        time.sleep(0.06)
+        assert show(ring, shown) == "a"
+    assert sum("expected a key in" in record.message for record in caplog.records) == 1  # told once
+    revoke_key(folder, key.id)
+    time.sleep(0.06)
+    assert show(ring, shown) == (401, "unauthenticated")
+    assert show(KeyRing(folder), shown) == (401, "unauthenticated")
 
 
 def test_a_ring_without_a_folder_is_an_error_at_once(tmp_path):
