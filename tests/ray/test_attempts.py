@@ -25,20 +25,22 @@ class Fragile:
 
     def __call__(self, unit):
         if b"poison" in unit["bytes"].to_pylist():
+            time.sleep(0.5)  # until others have begun, too
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(0.05)
+        if b"slow" in unit["bytes"].to_pylist():
+            time.sleep(3)
         self.outputs.store("done", unit.select(["id"]))
         return pa.table({"images": [unit.num_rows]})
 
 
-@pytest.mark.parametrize("unit_rows", [units.UNIT_ROWS, 10])
+@pytest.mark.parametrize("unit_rows", [units.UNIT_ROWS, 16])
 def test_one_image_that_kills_the_worker_costs_that_image_and_nothing_else(tmp_path, monkeypatch, unit_rows):
-    """With four units two are worked on at a time, and each image of the other is begun beside the one that kills."""
+    """With three units two are worked on at a time, and one of the other is begun whenever the worker is killed."""
     monkeypatch.setattr(units, "UNIT_ROWS", unit_rows)
     for number in range(40):
         place = tmp_path / "src" / f"{number:02d}.jpg"
         place.parent.mkdir(exist_ok=True)
-        place.write_bytes(b"poison" if number == 13 else b"harmless")
+        place.write_bytes({13: b"poison", 20: b"slow"}.get(number, b"harmless"))
     config = SourceConfig()
     run = RunFolder.open(str(tmp_path / "run"), config, "features")
     index = load_index(run, str(tmp_path / "src"), config)
