@@ -6,6 +6,7 @@ what a fault means. So both connections give the same answers and raise the same
 
 import contextlib
 import os
+import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +15,13 @@ from typing import Any, Generic, TypeVar
 import httpx
 
 from cnnray.client.retry import Passing, Retry
-from cnnray.errors import ServiceError, StorageError
+from cnnray.errors import OptionError, ServiceError, StorageError
 
 T = TypeVar("T")
 Image = bytes | str | os.PathLike[str]
 
 _NOT_NOW = (429, 502, 503, 504)
+_UNTOUCHED = ("busy", "rate_limited", "gallery_opening")  # refusals before anything was done
 _OCTETS = {"content-type": "application/octet-stream"}
 _PROBLEM = ("type", "title", "status", "detail", "instance", "code", "request_id")  # members of every problem
 
@@ -89,6 +91,17 @@ class Call(Generic[T]):
         return self.read(response)
 
 
+def idempotent(key: str) -> dict[str, str]:
+    """The header by which the service knows all attempts of a request; a key of its own for "".
+
+    Raises:
+        OptionError: a header cannot hold the key.
+    """
+    if not key.isascii() or not key.isprintable():
+        raise OptionError(f"expected printable ASCII characters as the key of a request, got {key!r}")
+    return {"idempotency-key": key or uuid.uuid4().hex}
+
+
 @contextlib.contextmanager
 def connection_errors(url: str, path: str) -> Iterator[None]:
     """Turn httpx's errors into ServiceError; `url` is the service's, `path` what is asked."""
@@ -145,7 +158,7 @@ def _refusal(response: httpx.Response) -> ServiceError:
     )
     if isinstance(error, Passing):
         error.retry_after = _seconds(response.headers.get("retry-after", ""))
-        error.harmless = error.code in ("busy", "rate_limited")
+        error.harmless = error.code in _UNTOUCHED
     return error
 
 

@@ -7,7 +7,6 @@ answer that can no longer be had is then empty, as the methods say. Without such
 
 import dataclasses
 import os
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -15,7 +14,7 @@ from urllib.parse import quote
 import httpx
 
 from cnnray.client.answers import read
-from cnnray.client.call import Call, Image, json_of
+from cnnray.client.call import Call, Image, idempotent, json_of
 from cnnray.client.calls import numbered
 from cnnray.client.gallery_answers import (
     ClaimedVerification,
@@ -139,7 +138,7 @@ def enroll(
         method="POST",
         path=_person(gallery, key) + "/faces",
         params=options,
-        headers={"idempotency-key": _header(request_key or uuid.uuid4().hex)},
+        headers=idempotent(request_key),
         parts=numbered(photos),
         read=lambda answer: read_enrolled(json_of(answer)),
     )
@@ -210,12 +209,6 @@ def _place(gallery: str) -> str:
 
 def _person(gallery: str, key: str) -> str:
     return f"{_place(gallery)}/identities/{_segment(key)}"
-
-
-def _header(text: str) -> str:
-    if not text.isascii() or not text.isprintable():
-        raise OptionError(f"expected printable ASCII characters as request_key, got {text!r}")
-    return text
 
 
 def _segment(text: str) -> str:

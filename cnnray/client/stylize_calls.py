@@ -1,6 +1,5 @@
 """What the clients ask about pictures that the service paints in the background, as `cnnray.client.calls`."""
 
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +8,7 @@ from urllib.parse import quote
 import httpx
 
 from cnnray.client.answers import read
-from cnnray.client.call import Call, Image, json_of
+from cnnray.client.call import Call, Image, idempotent, json_of
 from cnnray.client.calls import content_of
 from cnnray.errors import OptionError, ServiceError
 
@@ -61,8 +60,7 @@ def start_stylize_job(
     parts: list[tuple[str, str, Image]] = [("file", "content", content)]
     parts += [("style", f"style{number}", style) for number, style in enumerate(styles)]
     parts += [] if mask is None else [("mask", "mask", mask)]
-    headers = {"idempotency-key": key or uuid.uuid4().hex}
-    return Call(method="POST", path=_ALL, params=settings, headers=headers, parts=parts, read=_job_of)
+    return Call(method="POST", path=_ALL, params=settings, headers=idempotent(key), parts=parts, read=_job_of)
 
 
 def stylize_jobs(most: int) -> Call[list[StylizeJob]]:

@@ -1,9 +1,10 @@
 """How images come over HTTP: as a multipart form's field `file` or the body itself; named ones as fields of a form."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
 from cnnray.serve.problems import Refusal
@@ -66,7 +67,7 @@ async def read_images(request: Request, most: int) -> list[bytes]:
     """
     kind = _kind(request)
     if kind == _FORM:
-        async with request.form(max_files=most, max_fields=_MAX_FIELDS) as form:
+        async with _form(request, most) as form:
             found = [file for file in form.getlist(FIELD) if isinstance(file, UploadFile)]
             if not found:
                 raise Refusal(422, "no_file", f"expected the image as a file in the form's field {FIELD!r}")
@@ -102,7 +103,7 @@ async def read_grouped_images(
     """
     if _kind(request) != _FORM:
         raise _unsupported(request, f"{_FORM} with the fields {' and '.join(map(repr, needed))}")
-    async with request.form(max_files=sum(most.values()), max_fields=_MAX_FIELDS) as form:
+    async with _form(request, sum(most.values())) as form:
         found = {name: [file for file in form.getlist(name) if isinstance(file, UploadFile)] for name in most}
         missing = [name for name in needed if not found[name]]
         if missing:
@@ -145,6 +146,23 @@ def openapi_claim(names: Sequence[str], parameters: str) -> dict[str, Any]:
     body["description"] += f" With {parameters} `{names[0]}` comes alone, or as the body itself."
     body["content"] |= _RAW
     return body
+
+
+@contextlib.asynccontextmanager
+async def _form(request: Request, most: int) -> AsyncIterator[FormData]:
+    """The form that a request holds, with so many files at most.
+
+    Raises:
+        Refusal: 400: its text is of an encoding that is none.
+    """
+    try:
+        form = await request.form(max_files=most, max_fields=_MAX_FIELDS)
+    except (UnicodeError, LookupError) as error:
+        raise Refusal(400, "bad_request", f"expected text of a known encoding in the form: {error}") from error
+    try:
+        yield form
+    finally:
+        await form.close()
 
 
 def _kind(request: Request) -> str:

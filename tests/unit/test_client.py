@@ -354,6 +354,17 @@ def test_a_key_is_shown_from_the_call_or_the_environment_and_only_there(monkeypa
         assert wrong not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["Auftrag-ä", "a\nb", "\ud800"])
+def test_a_key_of_a_request_that_no_header_holds_is_told_at_once(key):
+    with Client("http://127.0.0.1:9") as client:
+        for ask in (
+            lambda: client.enroll("g", "ada", b"x", request_key=key),
+            lambda: client.start_stylize_job(b"x", [b"y"], key=key),
+        ):
+            with pytest.raises(OptionError, match="expected printable ASCII characters as the key of a request"):
+                ask()
+
+
 def test_a_limit_is_waited_for_and_a_wrong_key_is_told_at_once():
     limited = (429, {"retry-after": "1"}, PROBLEM | {"code": "rate_limited"})
     with Scripted(limited, OK) as server, Client(server.url) as client:

@@ -266,6 +266,8 @@ def test_bad_images_are_the_callers_fault(service, content, code):
 
 FORM = {"content-type": "multipart/form-data; boundary=b"}
 CUT_FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"'
+FORM_OF_NO_TEXT = {"content-type": FORM["content-type"] + "; charset=undefined"}  # which Python knows, and refuses
+FORM_WITH_TEXT = b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\nx\r\n--b--\r\n'
 STRANGE = {"content-type": b"\xff; \xfe"}
 
 
@@ -280,6 +282,7 @@ STRANGE = {"content-type": b"\xff; \xfe"}
         ({"headers": FORM, "content": b"abc"}, 400, "bad_request"),
         ({"headers": FORM, "content": CUT_FORM}, 422, "no_file"),
         ({"headers": FORM, "content": b""}, 422, "no_file"),
+        ({"headers": FORM_OF_NO_TEXT, "content": FORM_WITH_TEXT}, 400, "bad_request"),
         ({"headers": {"content-type": "text/plain"}, "content": b"abc"}, 415, "unsupported_media_type"),
         ({"headers": STRANGE, "content": b"abc"}, 415, "unsupported_media_type"),
         ({"content": b"abc"}, 415, "unsupported_media_type"),
