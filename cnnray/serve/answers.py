@@ -28,7 +28,12 @@ async def ask_one(model: Any, image: bytes, option: Any, *, patient: bool = Fals
     Raises:
         Refusal: its turn did not come in time.
     """
-    done: Done = await model.ask.remote(image, option, None if patient else time.time())
+    response = model.ask.remote(image, option, None if patient else time.time())
+    try:
+        done: Done = await response
+    except asyncio.CancelledError:
+        response.cancel()  # or the model would work on it for nobody
+        raise
     if isinstance(done.result, Overdue):
         detail = f"the image waited {done.queue_ms / 1000:.1f} seconds and its turn had not come: too many are asking"
         raise Refusal(503, "busy", detail, RETRY_SOON)
@@ -44,8 +49,16 @@ async def ask_all(request: Request, name: str, images: Sequence[bytes], option: 
     """
     model = request.app.state.models[name]
     # the first one's turn decides whether there is time for the request; the others wait behind it
-    asked = (ask_one(model, image, option, patient=number > 0) for number, image in enumerate(images))
-    done: list[Done] = await asyncio.gather(*asked)
+    asked = [
+        asyncio.ensure_future(ask_one(model, image, option, patient=number > 0)) for number, image in enumerate(images)
+    ]
+    try:
+        done: list[Done] = await asyncio.gather(*asked)
+    except BaseException:  # `gather` leaves the others at work
+        for one in asked:
+            one.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        raise
     if len(done) == 1 and isinstance(done[0].result, ImageError):
         raise done[0].result
     return done

@@ -124,7 +124,7 @@ class Guard:
 
     async def _in_line(self, scope: Scope, receive: Receive, send: "_Answer", request_id: str) -> None:
         """Let it in where others like it found room lately; else refuse it before any of its body is read."""
-        kind = scope["path"]
+        kind = kind_of(scope["path"])
         if not self._pressure.enter(kind):
             await self._refuse(scope, receive, send, request_id)
             return
@@ -215,6 +215,15 @@ def _check_path(path: str) -> None:
     may ask for `/v1/galleries` would be decided by what `/v1/galleries%0A` needs."""
     if _CONTROL.search(path):
         raise Refusal(404, "not_found", "path: expected no control characters")
+
+
+def kind_of(path: str) -> str:
+    """What requests that wait in one line have in common: the path, without the names of a gallery and of people.
+
+    Whose face is enrolled makes no other kind of it; and nothing is to be kept of a name.
+    """
+    parts = path.split("/")  # "", v1, galleries, GALLERY, identities, ID, faces
+    return "/".join(parts[:3] + parts[4::2]) if parts[1:3] == ["v1", "galleries"] else path
 
 
 def full(request_id: str) -> Response:

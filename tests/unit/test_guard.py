@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, StreamingRespon
 from starlette.routing import Route
 
 from cnnray.serve.access import ByKey, ByPlace
-from cnnray.serve.guard import Guard, safe_request_id
+from cnnray.serve.guard import Guard, kind_of, safe_request_id
 from cnnray.serve.key_ring import KeyRing
 from cnnray.serve.keys import create_key
 from cnnray.serve.problems import HANDLERS
@@ -227,6 +227,19 @@ def test_a_path_that_could_be_taken_for_another_leads_nowhere(guarded, ending):
         answer = run(guarded, lambda client, method=method, path=path: client.request(method, path + ending))
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
         assert "control characters" in answer.json()["detail"]
+
+
+def test_requests_of_a_kind_are_of_any_gallery_and_person():
+    kinds = {
+        "/v1/classify": "/v1/classify",
+        "/v1/faces/verify": "/v1/faces/verify",
+        "/v1/galleries": "/v1/galleries",
+        "/v1/galleries/staff": "/v1/galleries",
+        "/v1/galleries/staff/recognize": "/v1/galleries/recognize",
+        "/v1/galleries/staff/identities": "/v1/galleries/identities",
+        "/v1/galleries/guests/identities/ada/faces": "/v1/galleries/identities/faces",
+    }
+    assert {path: kind_of(path) for path in kinds} == kinds
 
 
 def test_every_answer_says_what_browsers_must_not_do(guarded):
