@@ -47,6 +47,7 @@ GALLERY_CODES = {  # and the HTTP status of each
     "low_quality": 422,
     "erased": 410,
     "too_few_faces": 422,
+    "gallery_opening": 503,
 }
 
 JOB_CODES = {"no_job": 404, "not_finished": 409, "key_reused": 409, "too_many_jobs": 503}  # and the HTTP status

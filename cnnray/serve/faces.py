@@ -110,6 +110,7 @@ async def detect_faces(
         "several_faces",
         "bad_name",
         "no_gallery",
+        "gallery_opening",
         "no_identity",
         "model_mismatch",
         "record_unavailable",

@@ -1,6 +1,7 @@
 """The deployment that keeps galleries of faces: a record, and the galleries that this replica has open."""
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -29,6 +30,7 @@ from cnnray.serve.replica import queues
 NAME = "galleries"
 UPKEEP_SECONDS = 3.0
 _THREADS = 16  # each keeps what it worked with; more than a few wait only for a record that is far away
+_OPENING_SECONDS = 1.0  # that a request waits for another that opens its gallery
 _UNAWARE = ("get", "people", "verify")  # these would look for people of a gallery that was dropped
 
 logger = logging.getLogger("ray.serve")
@@ -66,7 +68,8 @@ class OpenGalleries:
         self._config = config
         self._record = Record(config.record)
         self._opened: dict[str, Gallery] = {}
-        self._opening = threading.Lock()
+        self._opening: dict[str, threading.Lock] = {}
+        self._changing = threading.Lock()
 
     def close(self) -> None:
         """Close all connections to the record."""
@@ -99,7 +102,8 @@ class OpenGalleries:
             model: name of what made the embeddings that are in `args`; "" where there are none.
 
         Raises:
-            GalleryError: "no_gallery"; "model_mismatch"; else as the method.
+            GalleryError: "no_gallery"; "model_mismatch"; "gallery_opening": another thread is reading it; else as the
+                method.
         """
         gallery = self._find(name)
         try:
@@ -133,7 +137,8 @@ class OpenGalleries:
         for row, _, _ in self._record.list_galleries():
             folder = snapshot_folder(self._record, row, self._config)
             if folder and files.exists(folder):
-                self._find(row.name)
+                with contextlib.suppress(GalleryError):  # dropped meanwhile, or a request is opening it
+                    self._find(row.name)
 
     def maintain(self) -> None:
         """See `Gallery.maintain`; of all that are open. What fails is logged, and tried again next time."""
@@ -157,13 +162,22 @@ class OpenGalleries:
         found = self._opened.get(name)
         if found is not None:
             return found
-        with self._opening:  # one after the other: two threads must not read the same one
-            if name not in self._opened:
-                self._opened[name] = Gallery.open(self._record, name, self._config)
-            return self._opened[name]
+        self._record.get_gallery(name)  # raises: no lock is kept for a name that is none
+        with self._changing:
+            alone = self._opening.setdefault(name, threading.Lock())
+        if not alone.acquire(timeout=_OPENING_SECONDS):  # two threads must not read the same one, nor many wait for it
+            raise GalleryError("gallery_opening", f"gallery {name!r} is being opened; a large one takes minutes")
+        try:
+            if (found := self._opened.get(name)) is None:
+                found = Gallery.open(self._record, name, self._config)
+                with self._changing:
+                    self._opened[name] = found
+            return found
+        finally:
+            alone.release()
 
     def _forget(self, name: str, gallery: Gallery | None) -> None:
-        with self._opening:
+        with self._changing:
             if gallery is not None and self._opened.get(name) is gallery:
                 del self._opened[name]
 

@@ -61,7 +61,7 @@ Name = Annotated[str, Depends(gallery_of)]
 Key = Annotated[str, Depends(identity_of)]
 
 _RECORD = (*MODEL, "record_unavailable")  # codes of all endpoints of galleries
-_GALLERY = (*_RECORD, "not_found", "bad_name", "no_gallery")  # of those of one gallery
+_GALLERY = (*_RECORD, "not_found", "bad_name", "no_gallery", "gallery_opening")  # of those of one gallery
 _ONE = (*_GALLERY, "no_identity")  # of those of one person
 
 router = APIRouter(dependencies=[Depends(refuse_slashes)], tags=["galleries"])

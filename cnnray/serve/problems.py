@@ -92,6 +92,8 @@ MEANINGS: dict[int, dict[str, str]] = {
         "busy": "More is waiting than the service takes on; ask again after Retry-After.",
         "not_ready": "A model or a database did not pass its self-test; ask again after Retry-After.",
         "model_unavailable": "The model went away while it worked, and is being started again.",
+        "gallery_opening": "The gallery is being read for the first time since the service started; a large one takes "
+        "minutes.",
         "record_unavailable": "The galleries' database cannot be reached; nothing that was acknowledged is lost.",
         "too_many_jobs": "As many paintings are unfinished as are taken on; ask again when one is done.",
     },
