@@ -11,6 +11,7 @@ import pytest
 
 from cnnray.config import QualityPolicy, RecordConfig
 from cnnray.errors import GalleryError, RecordError
+from cnnray.infer.gallery import gallery as gallery_module
 from cnnray.infer.gallery.gallery import Gallery, create_gallery, drop_gallery
 from cnnray.infer.gallery.means import mean_embeddings
 from cnnray.infer.gallery.opening import forget_dropped
@@ -292,6 +293,56 @@ def test_changes_are_seen_by_the_next_search_of_every_other(open_gallery):
     with pytest.raises(GalleryError, match=f"no face {row.id}") as caught:
         there.delete_face("p5", row.id)
     assert caught.value.http_status == 404
+
+
+def calibrate(record, name="staff"):
+    with record.change(name) as change:
+        change.set_calibration({"threshold": 0.9})
+
+
+@pytest.mark.parametrize("when", ["while it opens", "before it is rebuilt"])
+def test_a_calibration_is_seen_by_an_index_that_is_newer_than_its_gallery(record, open_gallery, monkeypatch, when):
+    monkeypatch.setattr(Gallery, "threshold", lambda self: 0.5)
+    open_gallery().enroll(person("ada"))
+    if when == "while it opens":
+        real = gallery_module.load_index
+        monkeypatch.setattr(gallery_module, "load_index", lambda *args: calibrate(record) or real(*args))
+        there = open_gallery()
+    else:
+        there = open_gallery()
+        calibrate(record)
+        there.rebuild()
+    there.catch_up()
+    assert there.row.calibration == {"threshold": 0.9}
+
+
+def test_a_rebuilt_index_loses_no_change_that_was_on_its_way(record, open_gallery, monkeypatch):
+    """The older index takes its place while a newer delta is waited for: ada's erasure must not be passed over."""
+    here, there = open_gallery(), open_gallery()
+    for name in ("ada", "bob"):
+        here.enroll(person(name))
+    old = gallery_module.load_index(record, there.row, RecordConfig())
+    here.erase("ada")
+    there.catch_up()
+    here.enroll(person("eve"))
+    real = record.changes_since
+
+    def swapped(gallery_id, version):
+        found = real(gallery_id, version)
+        monkeypatch.setattr(record, "changes_since", real)
+        there._index = old
+        return found
+
+    monkeypatch.setattr(record, "changes_since", swapped)
+    assert who(there, vector("eve")) == "eve" and who(there, vector("ada")) == "unknown"
+
+
+def test_an_index_with_people_whom_the_record_does_not_have_is_told(record, open_gallery, monkeypatch):
+    gallery = open_gallery()
+    gallery.enroll(person("ada"))
+    monkeypatch.setattr(record, "find_identities", lambda ids: {})
+    with pytest.raises(RecordError, match="the index of gallery 'staff' has people whom the record does not have"):
+        who(gallery, vector("ada"))
 
 
 def test_a_gallery_that_was_dropped_is_gone_for_who_has_it_open(record, open_gallery):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cnnray import files
 from cnnray.config import QualityPolicy, RecordConfig
-from cnnray.errors import CnnrayError, GalleryError
+from cnnray.errors import CnnrayError, GalleryError, RecordError, StorageError
 from cnnray.infer.gallery import names
 from cnnray.infer.gallery.calibrate import Calibration, threshold_for
 from cnnray.infer.gallery.change import Change, now
@@ -26,20 +26,19 @@ from cnnray.infer.gallery.means import mean_embeddings
 from cnnray.infer.gallery.opening import load_index, load_snapshot_of, snapshot_contract, snapshot_folder
 from cnnray.infer.gallery.record import Record
 from cnnray.infer.gallery.results import (
-    Candidate,
     ClaimedMatch,
     Enrollment,
-    Match,
     Person,
     Receipt,
     Recognition,
+    to_match,
 )
-from cnnray.infer.gallery.rows import Contract, FaceRow, GalleryRow, IdentityRow, check_vectors
+from cnnray.infer.gallery.rows import Contract, Delta, FaceRow, GalleryRow, IdentityRow, check_vectors
 from cnnray.infer.gallery.snapshot import delete_snapshot
 
 logger = logging.getLogger("cnnray")
 
-_TIE = 1e-6  # scores that differ by less are equal: an embedding's last bits
+_MOST_SEARCHES = 100  # of one question, each after an erasure that came meanwhile
 _MANY_CHANGES = 0.1  # of a gallery's size, after which a snapshot is too old to save time
 
 
@@ -77,6 +76,7 @@ class Gallery:
             row.check_model(contract.model)
         index = load_snapshot_of(record, row, config)
         gallery = cls(record, row, index or load_index(record, row, config), config)
+        gallery._read_row()  # the index may have seen a calibration that came after the row
         gallery._saved = index.version if index is not None else -1
         gallery.maintain()
         return gallery
@@ -156,15 +156,17 @@ class Gallery:
             GalleryError: "bad_vector"; "no_gallery" once it is dropped.
         """
         queries = check_vectors(embeddings_ND, self._row.contract.num_features)
-        while True:
+        for _ in range(_MOST_SEARCHES):
             version = self.catch_up()
             limit = self.threshold() if threshold is None else threshold
             found = self._index.search(queries, max(2, candidates))
             people = self.record.find_identities(set(found.identity_ids_NK[found.identity_ids_NK > 0].tolist()))
             if (found.identity_ids_NK > 0).sum() == np.isin(found.identity_ids_NK, list(people)).sum():
                 break  # else somebody was erased just now: search again, without
+        else:
+            raise RecordError(f"the index of gallery {self._row.name!r} has people whom the record does not have")
         matches = [
-            _match(*columns, people, limit, candidates)
+            to_match(*columns, people, limit, candidates)
             for columns in zip(found.scores_NK, found.identity_ids_NK, strict=True)
         ]
         calibrated = threshold is None and self._row.calibration is not None
@@ -277,21 +279,32 @@ class Gallery:
         Raises:
             GalleryError: "no_gallery": it was dropped.
         """
-        delta = self.record.changes_since(self._row.id, self._index.version)
-        if delta is None:
+        while True:
+            since = self._index.version
+            delta = self.record.changes_since(self._row.id, since)
+            if delta is None:
+                self._forget_snapshot()
+                raise GalleryError("no_gallery", f"gallery {self._row.name!r} was dropped")
+            with self._changing if delta.version > since else contextlib.nullcontext():
+                if self._index.version >= since:  # else `rebuild` has put an older one there, which lacks more
+                    self._apply(delta)
+                    return self._index.version
+
+    def _apply(self, delta: Delta) -> None:
+        """Bring the index to the version of a delta from its own version, or from one before it."""
+        if delta.version <= self._index.version:  # another thread applied as much
+            return
+        if delta.settings:
+            self._read_row()
+        ids_I, points_ID = mean_embeddings(delta.faces.identity_ids_N, delta.faces.embeddings_ND)
+        self._index.apply(delta.version, ids_I, points_ID, np.setdiff1d(delta.changed_I, ids_I))
+        if delta.removed:
             self._forget_snapshot()
-            raise GalleryError("no_gallery", f"gallery {self._row.name!r} was dropped")
-        if delta.version <= self._index.version:
-            return self._index.version
-        with self._changing:
-            if delta.version > self._index.version:  # else another thread applied more
-                if delta.settings:
-                    self._row = self.record.get_gallery(self._row.name)
-                ids_I, points_ID = mean_embeddings(delta.faces.identity_ids_N, delta.faces.embeddings_ND)
-                self._index.apply(delta.version, ids_I, points_ID, np.setdiff1d(delta.changed_I, ids_I))
-                if delta.removed:
-                    self._forget_snapshot()
-        return self._index.version
+
+    def _read_row(self) -> None:
+        row = self.record.get_gallery(self._row.name)
+        if row.id == self._row.id:  # else it was dropped, and made anew
+            self._row = row
 
     def maintain(self) -> None:
         """What needs to be done now and then, beside searches: a new structure after growth, a new snapshot, and what
@@ -316,7 +329,10 @@ class Gallery:
 
     def rebuild(self) -> dict[str, Any]:
         """Read all faces from the record again, build the index anew, write a snapshot; returns `describe`."""
-        self._index = load_index(self.record, self._row, self._config)
+        index = load_index(self.record, self._row, self._config)
+        with self._changing:
+            self._index = index
+        self._read_row()
         if self._index.needs_build:
             self._index.build()
         if self._snapshot and not self._index.is_exact:
@@ -351,26 +367,6 @@ class Gallery:
             delete_snapshot(self._snapshot)
 
 
-def _match(
-    scores_K: NDArray[np.float32],
-    identity_ids_K: NDArray[np.int64],
-    people: dict[int, IdentityRow],
-    threshold: float,
-    wanted: int,
-) -> Match:
-    found = [
-        Candidate(people[identity_id], float(score))
-        for score, identity_id in zip(scores_K, identity_ids_K.tolist(), strict=True)
-        if identity_id > 0
-    ]
-    best = found[0].score if found else -1.0
-    decision = "unknown"
-    if found and best >= threshold:
-        decision = "ambiguous" if len(found) > 1 and found[1].score > best - _TIE else "identified"
-    identity = found[0].identity if decision == "identified" else None
-    return Match(decision, identity, best, tuple(found[:wanted]))
-
-
 def create_gallery(
     record: Record, name: str, contract: Contract, policy: QualityPolicy | None = None, *, exist_ok: bool = False
 ) -> GalleryRow:
@@ -395,6 +391,9 @@ def drop_gallery(record: Record, name: str, config: RecordConfig) -> str:
     """
     row = record.get_gallery(name)
     entry = record.drop_gallery(name)
-    if folder := snapshot_folder(record, row, config):
-        delete_snapshot(folder)
+    try:
+        if folder := snapshot_folder(record, row, config):
+            delete_snapshot(folder)
+    except StorageError as error:  # the gallery is gone, and whoever asked is told so; see `forget_dropped`
+        logger.warning("galleries: %s is dropped, its snapshot could not be removed: %s", row.name, error)
     return entry

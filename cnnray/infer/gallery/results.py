@@ -11,10 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cnnray.config import QualityPolicy
 from cnnray.infer.face_results import Face
 from cnnray.infer.gallery.rows import IdentityRow, NewFace
 
+_TIE = 1e-6  # scores that differ by less are equal: an embedding's last bits
 REASONS = {
     "too_small": "its box is smaller than {min_size:g} px",
     "low_confidence": "the detector is less sure than {min_confidence:g}",
@@ -184,3 +188,31 @@ def judge(quality: Mapping[str, float], policy: QualityPolicy) -> list[str]:
 def explain(reasons: Sequence[str], policy: QualityPolicy) -> str:
     """Reasons in words."""
     return "; ".join(REASONS[reason].format(**dataclasses.asdict(policy)) for reason in reasons)
+
+
+def to_match(
+    scores_K: NDArray[np.float32],
+    identity_ids_K: NDArray[np.int64],
+    people: dict[int, IdentityRow],
+    threshold: float,
+    wanted: int,
+) -> Match:
+    """Whose a face is.
+
+    Args:
+        scores_K, identity_ids_K: of the K most similar people, best first; ids of 0 and less are nobody.
+        people: by id; all that are among them.
+        threshold: least score of somebody who is recognised.
+        wanted: candidates that are told.
+    """
+    found = [
+        Candidate(people[identity_id], float(score))
+        for score, identity_id in zip(scores_K, identity_ids_K.tolist(), strict=True)
+        if identity_id > 0
+    ]
+    best = found[0].score if found else -1.0
+    decision = "unknown"
+    if found and best >= threshold:
+        decision = "ambiguous" if len(found) > 1 and found[1].score > best - _TIE else "identified"
+    identity = found[0].identity if decision == "identified" else None
+    return Match(decision, identity, best, tuple(found[:wanted]))
