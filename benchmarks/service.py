@@ -28,7 +28,6 @@ import asyncio
 import contextlib
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -45,6 +44,7 @@ from served import GALLERY, cluster, enroll, folder, make_models, mixed_photos, 
 from cnnray.client import Client
 from cnnray.nn.device import native_precision
 from cnnray.serve.app import ENVIRONMENT
+from cnnray.serve.ports import free_port
 
 PEOPLE = 20
 START_SECONDS = 300
@@ -60,8 +60,7 @@ def task_photos(task: str) -> list[bytes]:
 
 @contextlib.contextmanager
 def plain(models: dict[str, str]) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     words = ("--port", port, "--people", PEOPLE, "--classifier", models["classifier"], "--detector", models["detector"])
     command = [sys.executable, Path(__file__).with_name("plain_server.py"), *words]
     environment = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}  # as a user's

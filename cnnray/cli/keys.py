@@ -49,9 +49,12 @@ def list_all(*, keys: str) -> dict[str, Any]:
     Args:
         keys: folder of the keys.
     """
-    from cnnray.serve.keys import list_keys
+    from cnnray.serve.keys import read_keys
 
-    rows = [_row(key) for key in list_keys(keys)]
+    found, faults = read_keys(keys)
+    for fault in faults:
+        say(f"no key: {fault}")
+    rows = [_row(key) for key in found]
     table("Keys", rows, ["id", "name", "scopes", "per_minute", "created", "expires"])
     return {"keys": rows}
 

@@ -88,10 +88,10 @@ def check_rows(
         Outputs(run.uri).quarantine(bad)
         files.write_json(marker, {"inputs": inputs, "facts": facts})
     checked = files.read_json(marker)
-    if checked["inputs"] != inputs:
+    if checked.get("inputs") != inputs:
         raise RunFolderError(
-            f"expected the inputs with which {run.uri} began, but now they are others: some came, went or were "
-            "annotated anew; choose another --out"
+            f"expected the inputs with which {run.uri} began, but now they are others: some came, went or were moved; "
+            "choose another --out"
         )
     found = read_quarantine(run.uri)
     codes = dict(sorted(Counter(found["code"].to_pylist()).items()))

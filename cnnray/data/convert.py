@@ -20,7 +20,7 @@ from cnnray.data.annotations import Annotations, Problem
 from cnnray.data.boxes import refuse_broken
 from cnnray.data.fetch import fetch_known
 from cnnray.data.formats import FORMATS, read_annotations, write_annotations
-from cnnray.data.picture_names import check_picture_names, inside
+from cnnray.data.picture_names import check_names, inside, picture_name
 from cnnray.errors import OptionError, UnknownNameError
 from cnnray.ops.split import parse_fractions, split_label_sets
 
@@ -82,7 +82,7 @@ def _read(source: str, out: str, config: BoxesConfig) -> Annotations:
 
 def _write(annotations: Annotations, out: str, kind: str, copy: bool) -> dict[str, Any]:
     if copy or kind != coco.KIND:  # a COCO file may name images that lie elsewhere
-        annotations = _inside(annotations)
+        annotations = _inside(annotations, kind)
     if copy:
         folder = files.join(out, _IMAGES[kind])
         names, paths = (annotations.table[name].to_pylist() for name in ("id", "path"))
@@ -102,14 +102,14 @@ def _write(annotations: Annotations, out: str, kind: str, copy: bool) -> dict[st
     }
 
 
-def _inside(annotations: Annotations) -> Annotations:
+def _inside(annotations: Annotations, kind: str) -> Annotations:
     """The same with ids that name files inside of the new folder; a COCO file names images wherever they are.
 
     Raises:
-        DataError: two images would have one file of annotations.
+        DataError: two images would have one name, or one file of annotations.
     """
     ids = annotations.table["id"].to_pylist()
-    check_picture_names(ids)
+    check_names(ids, inside if kind == coco.KIND else picture_name)
     table = annotations.table.set_column(0, "id", pa.array([inside(name) for name in ids], pa.string()))
     return dataclasses.replace(annotations, table=table.sort_by("id"))
 

@@ -18,7 +18,7 @@ from cnnray import cluster, files
 from cnnray.config import PaintConfig
 from cnnray.data.feature_store import Outputs
 from cnnray.data.fetch import fetch_image
-from cnnray.data.picture_names import check_picture_names, picture_name
+from cnnray.data.picture_names import check_names, picture_name
 from cnnray.data.predict import answer_unit, count_predictions, read_predictions, run_stage
 from cnnray.data.readers import build_index
 from cnnray.data.runs import RunFolder, refuse_bad
@@ -143,7 +143,7 @@ def paint_folder(
     run = RunFolder.open(files.absolute(out), config, "paintings", source=made_by)
     cluster.connect(address)
     index = load_index(run, files.absolute(source), config)
-    check_picture_names(index["id"].to_pylist())
+    check_names(index["id"].to_pylist())
     run_stage(run, index, PaintStage, {"config": config, "shares": dict(shares), "gpu": config.gpu}, config, "painted")
     counts = count_predictions(run.uri, index, read_predictions(run.uri, SCHEMA))
     manifest = run.finish(counts | {"model": stylizer.name, "styles": dict(shares), "options": asdict(config)})

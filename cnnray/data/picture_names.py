@@ -1,7 +1,7 @@
 """Names of the pictures that a run writes, one for each input."""
 
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from cnnray.errors import DataError
 
@@ -16,15 +16,18 @@ def inside(item: str) -> str:
     return "/".join(part for part in item.split("/") if part not in ("", ".", ".."))
 
 
-def check_picture_names(ids: Iterable[str]) -> None:
+def check_names(ids: Iterable[str], name: Callable[[str], str] = picture_name) -> None:
     """Refuse inputs that would have one file together.
+
+    Args:
+        name: of the file of an id.
 
     Raises:
         DataError: names two of them.
     """
     names: dict[str, str] = {}
     for item in ids:
-        other = names.setdefault(picture_name(item), item)
+        other = names.setdefault(name(item), item)
         if other != item:
             what = "images whose names differ in more than their suffix and what leads out of a folder"
             raise DataError(f"expected {what}, got {other} and {item}")

@@ -16,7 +16,7 @@ from cnnray import cluster, files
 from cnnray.config import SegmentPredictConfig
 from cnnray.data.feature_store import Outputs, read_quarantine
 from cnnray.data.pairs import Pairs, build_pairs, check_pairs
-from cnnray.data.picture_names import check_picture_names, picture_name
+from cnnray.data.picture_names import check_names, picture_name
 from cnnray.data.predict import answer_unit, count_predictions, read_predictions, run_stage
 from cnnray.data.runs import RunFolder, refuse_bad
 from cnnray.data.segment_report import Judge
@@ -162,6 +162,6 @@ def _open(checkpoint: str, source: str, out: str, config: SegmentPredictConfig) 
 
 
 def _predict(run: RunFolder, checkpoint: str, index: pa.Table, config: SegmentPredictConfig) -> dict[str, Any]:
-    check_picture_names(index["id"].to_pylist())
+    check_names(index["id"].to_pylist())
     run_stage(run, index, SegmentStage, {"checkpoint": checkpoint, "gpu": config.gpu, "draw": config.draw}, config)
     return count_predictions(run.uri, index, read_predictions(run.uri, SCHEMA))

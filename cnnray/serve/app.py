@@ -30,7 +30,7 @@ from cnnray.serve import classify, detect, faces, galleries, haproxy, segment, s
 from cnnray.serve.access import is_loopback
 from cnnray.serve.dashboard import check_joined
 from cnnray.serve.ingress import Ingress, max_in_flight
-from cnnray.serve.keys import list_keys
+from cnnray.serve.keys import read_keys
 from cnnray.serve.ports import claim, free_port
 from cnnray.serve.replica import Replica, deploy
 
@@ -128,7 +128,7 @@ def up(config: ServeConfig, address: str | None = None) -> str:
         ServiceError: it did not become ready; says what Serve reports. Nothing is left running then.
     """
     check_host(config)
-    if config.keys and not list_keys(config.keys):
+    if config.keys and not read_keys(config.keys)[0]:
         raise OptionError(f"expected keys in {config.keys}, but it has none: cnnray serve keys create makes them")
     local = not (address or os.environ.get("RAY_ADDRESS"))
     if config.proxy == "haproxy":

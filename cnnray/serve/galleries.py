@@ -30,7 +30,7 @@ from cnnray.serve.replica import queues
 NAME = "galleries"
 UPKEEP_SECONDS = 3.0
 _THREADS = 16  # each keeps what it worked with; more than a few wait only for a record that is far away
-_OPENING_SECONDS = 1.0  # that a request waits for another that opens its gallery
+_OPENING_SECONDS = 0.2  # that a request waits for another that opens its gallery
 _UNAWARE = ("get", "people", "verify")  # these would look for people of a gallery that was dropped
 
 logger = logging.getLogger("ray.serve")
@@ -70,6 +70,7 @@ class OpenGalleries:
         self._opened: dict[str, Gallery] = {}
         self._opening: dict[str, threading.Lock] = {}
         self._changing = threading.Lock()
+        self._has_dropped = True
 
     def close(self) -> None:
         """Close all connections to the record."""
@@ -92,6 +93,7 @@ class OpenGalleries:
     def drop(self, name: str) -> str:
         """See `drop_gallery`."""
         entry = drop_gallery(self._record, name, self._config)
+        self._has_dropped = True
         self._forget(name, self._opened.get(name))
         return entry
 
@@ -131,9 +133,7 @@ class OpenGalleries:
         return changed
 
     def open_snapshots(self) -> None:
-        """Open the galleries of which there is a snapshot, so that faces that were erased while nobody looked go; and
-        remove the snapshots of galleries that were dropped."""
-        forget_dropped(self._record, self._config)
+        """Open the galleries of which there is a snapshot, so that faces that were erased while nobody looked go."""
         for row, _, _ in self._record.list_galleries():
             folder = snapshot_folder(self._record, row, self._config)
             if folder and files.exists(folder):
@@ -141,8 +141,15 @@ class OpenGalleries:
                     self._find(row.name)
 
     def maintain(self) -> None:
-        """See `Gallery.maintain`; of all that are open. What fails is logged, and tried again next time."""
-        self._record.maintain()  # also of galleries that were dropped
+        """See `Gallery.maintain`; of all that are open, and of those that were dropped. What fails is logged, and tried
+        again next time."""
+        self._record.maintain()
+        try:
+            if self._has_dropped:
+                forget_dropped(self._record, self._config)
+                self._has_dropped = False
+        except CnnrayError as error:
+            logger.warning("galleries: snapshots of dropped ones are still to be removed: %s", error)
         for name, gallery in list(self._opened.items()):
             try:
                 gallery.maintain()

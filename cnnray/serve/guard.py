@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cnnray.serve.access import Access
 from cnnray.serve.pressure import Pressure
-from cnnray.serve.problems import RETRY_SOON, Refusal, internal_error, problem
+from cnnray.serve.problems import OF_NO_PRESSURE, RETRY_SOON, Refusal, internal_error, problem
 
 logger = logging.getLogger("ray.serve")
 
@@ -131,7 +131,8 @@ class Guard:
         try:
             await self._run(scope, self._counted(receive), send, request_id)
         finally:
-            self._pressure.leave(kind, send.status in (503, 504))
+            elsewhere = scope["state"].get(OF_NO_PRESSURE, False)
+            self._pressure.leave(kind, send.status in (503, 504) and not elsewhere)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: "_Answer", request_id: str) -> None:
         """Say that there is no room, the later the more are being told so; where HAProxy asks, at once.

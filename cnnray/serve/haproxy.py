@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 from cnnray.errors import OptionError
-from cnnray.serve.ports import free_port
+from cnnray.serve.ports import free_ports
 
 DRAIN_SECONDS = 2.0  # instead of 30: the balancer sits beside the replicas and sees within a second that one ends
 PAUSE_MS = 100
@@ -88,6 +88,7 @@ def prepare() -> None:
     folder = Path(tempfile.mkdtemp(prefix="ha-"))  # short: paths of sockets are, and the node's name goes between
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     wrapper = folder / "haproxy"
+    statistics, metrics = free_ports(2)
     os.environ |= {
         _SWITCH: "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
@@ -96,8 +97,8 @@ def prepare() -> None:
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(statistics),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(BUFFER_BYTES),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAIN_SECONDS),

@@ -1,6 +1,6 @@
 """Ports for servers that start later."""
 
-import contextlib
+import errno
 import random
 import socket
 
@@ -20,13 +20,24 @@ def claim(host: str, port: int) -> None:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port, by chance one of `PORTS`, that nothing listens on now and that no outgoing connection gets.
+    """See `free_ports`."""
+    return free_ports(1, host)[0]
+
+
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """Ports, by chance some of `PORTS`, that nothing listens on now and that no outgoing connection gets.
 
     Raises:
-        OptionError: there is none.
+        OptionError: there are not so many, or this machine has no such address.
     """
+    found: list[int] = []
     for port in random.SystemRandom().sample(PORTS, len(PORTS)):
-        with contextlib.suppress(OSError):
+        try:
             claim(host, port)
-            return port
+            found.append(port)
+            if len(found) == count:
+                return found
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise OptionError(f"cannot listen on {host}: {error.strerror or error}") from error
     raise OptionError(f"expected a free port of {host} from {PORTS[0]} to {PORTS[-1]}, found none")

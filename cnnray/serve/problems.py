@@ -18,6 +18,7 @@ from cnnray.serve.schemas import Problem
 logger = logging.getLogger("ray.serve")
 
 PROBLEM_JSON = "application/problem+json"
+OF_NO_PRESSURE = "of_no_pressure"  # of a request's state: its 503 says nothing of others that ask for the like
 RETRY_SOON = {"retry-after": "1"}
 # By the beginning of a path, the deployment that answers and the options that bring it; the longer of two comes first.
 _BEHIND = {
@@ -146,6 +147,7 @@ async def _on_cnnray_error(request: Request, error: Exception) -> Response:
         detail = "the galleries' database cannot be used now; the service's log has more under this request_id"
         return problem(error.http_status, error.code, detail, request.state.request_id, RETRY_SOON)
     if error.http_status == 503:
+        setattr(request.state, OF_NO_PRESSURE, error.code == "gallery_opening")
         return problem(503, error.code, str(error), request.state.request_id, RETRY_SOON)
     if error.http_status >= 500:
         logger.error("request %s failed", request.state.request_id, exc_info=error)

@@ -246,11 +246,11 @@ def test_a_worker_that_dies_as_it_starts_keeps_no_place(tmp_path):
 
 
 def tell_of_actors():
-    """In a worker: which actors run beside it, and which of them have imported torchvision."""
-    beside = psutil.Process().parent().children()
-    actors = {process: process.cmdline()[0] for process in beside if process.cmdline()[0].startswith("ray::")}
-    imported = [name for process, name in actors.items() if "torchvision" in str(process.memory_maps())]
-    raise OptionError(f"{' '.join(actors.values())}; torchvision: {' '.join(imported)}")
+    """In a worker: which actors run beside it, and which of the training's have imported torchvision."""
+    beside = {process: " ".join(process.cmdline()) for process in psutil.Process().parent().children()}
+    trains = {process: name for process, name in beside.items() if "TrainController" in name or "TrainWorker" in name}
+    imported = [name for process, name in trains.items() if "torchvision" in str(process.memory_maps())]
+    raise OptionError(f"{' '.join(beside.values())}; torchvision: {' '.join(imported)}")
 
 
 def test_nothing_is_started_that_the_end_of_a_run_would_wait_for(tmp_path):

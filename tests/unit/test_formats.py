@@ -348,6 +348,9 @@ def test_images_that_would_share_a_file_of_annotations_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"names differ in more than their suffix.*, got \.\./a\.png and a\.png"):
         convert_boxes(coco(tmp_path, images=images), str(tmp_path / "out"), "yolo", BoxesConfig())
     assert not (tmp_path / "out").exists()
+    images[1]["file_name"] = "a.jpg"  # a COCO file has both
+    save_image(tmp_path / "images" / "a.jpg", 100, 80)
+    assert convert_boxes(coco(tmp_path, images=images), str(tmp_path / "out"), "coco", BoxesConfig())["images"] == 2
 
 
 def test_too_much_that_is_broken_is_refused(tmp_path):

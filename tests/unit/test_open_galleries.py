@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from cnnray import files
 from cnnray.config import RecordConfig
-from cnnray.errors import GalleryError
+from cnnray.errors import GalleryError, StorageError
 from cnnray.infer.gallery.gallery import Gallery, create_gallery
 from cnnray.infer.gallery.record import Record
 from cnnray.infer.gallery.rows import Contract
@@ -53,6 +54,25 @@ def test_others_are_answered_while_a_large_gallery_is_opened(slow):
         go.set()
         assert first.result(10)["name"] == "large"
     assert galleries.use("large", "describe")["name"] == "large" and opened == ["large", "small"]
+
+
+def test_a_gallery_is_dropped_even_if_its_snapshot_cannot_be_removed_now(slow, monkeypatch):
+    galleries, _, _ = slow
+    place = galleries.use("small", "describe") and galleries._opened["small"]._snapshot
+    galleries._opened["small"].save_snapshot()
+    assert files.exists(place)
+
+    def fail(folder):
+        raise StorageError("the disk is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cnnray.infer.gallery.gallery.delete_snapshot", fail)
+        patch.setattr("cnnray.infer.gallery.opening.delete_snapshot", fail)
+        assert len(galleries.drop("small")) == 64
+        galleries.maintain()
+    assert files.exists(place)
+    galleries.maintain()
+    assert not files.exists(place)
 
 
 def test_a_name_that_is_no_gallery_leaves_nothing(slow):
