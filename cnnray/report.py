@@ -10,6 +10,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text as Words
 
 from cnnray.ops import metrics, transforms
 from cnnray.ops.augment import PRESETS, build_augment, cutmix_pair, mixup_pair, plain_view
@@ -351,6 +352,8 @@ def build_axes(width: float = 7.0) -> tuple[Figure, Axes]:
 
 def figure_png(figure: Figure) -> bytes:
     """Rendered without pyplot, whose global state is not safe in threads."""
+    for words in figure.findobj(Words):
+        words.set_parse_math(False)  # names of classes and files may have a $
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()

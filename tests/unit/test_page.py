@@ -10,7 +10,14 @@ from PIL import Image
 
 from cnnray.ops.costs import LayerCosts
 from cnnray.page import Gallery, Numbers, Picture, Section, Table, Text, render_page, write_page
-from cnnray.report import classification_sections, confusion_picture, cost_section, training_curves
+from cnnray.report import (
+    classification_sections,
+    confusion_picture,
+    cost_section,
+    picture_grid,
+    precision_recall_picture,
+    training_curves,
+)
 
 EVIL = '<script>alert("x")</script> & "quotes"'
 
@@ -154,3 +161,11 @@ def test_costs_are_drawn_for_few_and_many_stages(num):
     pictures = [opened(part.content) for part in cost_section(rows).parts if isinstance(part, Picture)]
     assert len(pictures) == 2
     assert all(image.width == 1200 and 60 < image.height <= 2200 for image in pictures)
+
+
+@pytest.mark.parametrize("num", [4, 30])
+def test_names_are_no_formulas(num):
+    names = [f"{name}{at}" for at, name in zip(range(num), ["$5_$10", "a$_$", "$$", "$\\frac$"] * 8, strict=False)]
+    opened(confusion_picture(np.eye(num, dtype=np.int64), names))
+    opened(precision_recall_picture(np.ones((num, 11)), names))
+    opened(picture_grid([[np.zeros((8, 8, 3), np.uint8)] * num], names))
