@@ -73,6 +73,41 @@ def list_folders(uri: str) -> list[str]:
     return _names(uri, "directory")
 
 
+def find(uri: str) -> list[str]:
+    """Paths of all files below folder `uri`, relative to it, sorted; [] where there is no folder.
+
+    Links are followed, those to folders too. Hidden files, and what is in hidden folders, are left out.
+
+    Raises:
+        StorageError: a folder cannot be read.
+    """
+    fs, path = filesystem(uri)
+    with storage_errors(uri):
+        if is_local(uri):
+            found = _walk(path)
+        else:
+            found = [posixpath.relpath(name, path) for name in (fs.find(path) if fs.exists(path) else ())]
+    return sorted(name for name in found if not any(part.startswith(".") for part in name.split("/")))
+
+
+def _walk(root: str) -> list[str]:
+    found, seen = [], set()
+    for place, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
+        real = os.path.realpath(place)
+        if real in seen:  # a link back up would never end
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [posixpath.join(os.path.relpath(place, root), name) if place != root else name for name in names]
+    return found
+
+
+def _refuse(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise StorageError(f"cannot list {error.filename}: {error.strerror}") from error
+
+
 def _names(uri: str, kind: str) -> list[str]:
     fs, path = filesystem(uri)
     fs.invalidate_cache(path)

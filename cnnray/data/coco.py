@@ -59,6 +59,9 @@ def parse_coco(content: Mapping[str, Any], source: str, images: str, split: str 
         raise DataError(
             f"expected id and name of categories, id, file_name, height, width of images in {source}, but: {error!r}"
         ) from error
+    for what, kept in (("categories", categories), ("images", known)):
+        if len(kept) < len(content[what]):
+            raise DataError(f"expected different ids of the {what} of {source}, got one for several of them")
     if len(set(categories.values())) < len(categories):
         raise DataError(f"expected different names of the categories of {source}, got {list(categories.values())}")
     problems = []

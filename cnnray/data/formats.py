@@ -7,7 +7,7 @@ YOLO   labels/**/*.txt, images/, and the names of the classes in data.yaml, name
 
 import json
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import pyarrow as pa
 
@@ -57,7 +57,9 @@ def _read_folder(source: str, images: str) -> Annotations:
     xml = next((name for name in _XML_FOLDERS if name in inside and _names(source, name, ".xml")), None)
     if xml is not None:
         pictures = list_pictures(_image_folder(source, inside))
-        return voc.read_voc(files.join(source, xml), pictures, _names(source, xml, ".xml"), _image_sets(source))
+        return voc.read_voc(
+            files.join(source, xml), pictures, _names(source, xml, ".xml"), _image_sets(source, pictures.stems)
+        )
     if "labels" in inside:
         pictures = list_pictures(_image_folder(source, inside))
         return yolo.read_yolo(source, pictures, _names(source, "labels", ".txt"), _names(source, "flags", ".txt"))
@@ -173,13 +175,19 @@ def _split_of(uri: str) -> str:
     return ""
 
 
-def _image_sets(source: str) -> dict[str, str]:
-    """Split by name of image from VOC's lists; trainval counts as train where it is not divided."""
+def _image_sets(source: str, stems: Collection[str]) -> dict[str, str]:
+    """Split by name of image from VOC's lists; trainval counts as train where it is not divided.
+
+    Args:
+        stems: names of the images, without their suffixes.
+    """
     found: dict[str, str] = {}
     for name, split in (("trainval", "train"), ("train", "train"), ("val", "val"), ("test", "test")):
         uri = files.join(source, "ImageSets", "Main", f"{name}.txt")
         if files.exists(uri):
-            found |= {line.split()[0]: split for line in files.read_bytes(uri).decode().splitlines() if line.strip()}
+            for line in filter(None, map(str.strip, files.read_bytes(uri).decode().splitlines())):
+                # lists of one class have a number behind the name, which may have spaces of its own
+                found[line if line in stems else line.split()[0]] = split
     return found
 
 
@@ -192,6 +200,4 @@ def _image_folder(source: str, inside: dict[str, str]) -> str:
 
 def _names(source: str, folder: str, suffix: str) -> list[str]:
     """Paths of the files below SOURCE/folder, relative to it, sorted; hidden ones left out."""
-    fs, root = files.filesystem(files.join(source, folder))
-    found = (posixpath.relpath(name, root) for name in (fs.find(root) if fs.exists(root) else ()))
-    return sorted(n for n in found if n.endswith(suffix) and not posixpath.basename(n).startswith("."))
+    return [name for name in files.find(files.join(source, folder)) if name.endswith(suffix)]

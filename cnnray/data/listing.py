@@ -53,12 +53,10 @@ def list_pictures(root: str) -> Pictures:
     Raises:
         DataError: two differ in their suffix alone: their annotations would have one name.
     """
-    fs, path = files.filesystem(root)
     found: dict[str, str] = {}
-    for entry in sorted(fs.find(path)) if fs.exists(path) else []:
-        name = posixpath.relpath(entry, path)
+    for name in files.find(root):
         stem, suffix = posixpath.splitext(name)
-        if suffix.lower() in IMAGE_SUFFIXES and not posixpath.basename(name).startswith("."):
+        if suffix.lower() in IMAGE_SUFFIXES:
             if stem in found:
                 raise DataError(f"expected one image named {stem} in {root}, but there are {found[stem]} and {name}")
             found[stem] = name

@@ -68,13 +68,10 @@ def _from_folder(source: str) -> pa.Table:
 
 def _by_stem(source: str, folder: str) -> dict[str, str]:
     """Files below a folder by their name without suffix, sub-folders kept."""
-    fs, root = files.filesystem(source)
-    start = posixpath.join(root, folder)
     found: dict[str, str] = {}
-    for name in sorted(fs.find(start)):
-        inner = posixpath.relpath(name, start)
+    for inner in files.find(files.join(source, folder)):
         stem, suffix = posixpath.splitext(inner)
-        if suffix.lower() not in IMAGE_SUFFIXES or posixpath.basename(inner).startswith("."):
+        if suffix.lower() not in IMAGE_SUFFIXES:
             continue
         if stem in found:
             raise DataError(

@@ -4,7 +4,6 @@ Each becomes one Arrow table, the index: `id, path, label, split`, sorted by id.
 by Ray tasks and come back as Arrow columns, so the driver never holds an object per file.
 """
 
-import os
 import posixpath
 from collections.abc import Sequence
 
@@ -13,13 +12,12 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 import ray
-from fsspec.implementations.local import LocalFileSystem
 
 from cnnray import files
 from cnnray.config import ManifestConfig
 from cnnray.data.deaths import worker_died
 from cnnray.data.feature_store import INDEX_SCHEMA
-from cnnray.errors import DataError, StorageError
+from cnnray.errors import DataError
 from cnnray.ops.split import parse_fractions, stratified_split
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
@@ -85,13 +83,8 @@ def index_folder(source: str) -> pa.Table:
 
 def list_images(source: str, folder: str) -> pa.Array:
     """Paths relative to `source` of all images below its sub-folder, links followed, hidden files left out."""
-    fs, root = files.filesystem(source)
-    if isinstance(fs, LocalFileSystem):
-        found = _walk(root, folder)
-    else:
-        start = posixpath.join(root, folder)
-        found = [posixpath.relpath(name, root) for name in fs.find(start) if _is_image(name)]
-    return _text(found, source)
+    found = files.find(files.join(source, folder))
+    return _text([posixpath.join(folder, name) for name in found if _is_image(name)], source)
 
 
 def index_manifest(source: str, config: ManifestConfig) -> pa.Table:
@@ -168,24 +161,6 @@ def _split_rows(source: str, split: str, relative: pa.Array) -> pa.Table:
     name = "val" if split in ("valid", "validation") else split
     table = _rows(source, relative, None, name)
     return table.set_column(2, "label", pc.list_element(parts, 1)) if len(relative) else table
-
-
-def _walk(root: str, folder: str) -> list[str]:
-    found, seen = [], set()
-    for place, folders, names in os.walk(os.path.join(root, folder), followlinks=True, onerror=_refuse):
-        real = os.path.realpath(place)
-        if real in seen:  # a link back up would never end
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not _hidden(name)]
-        below = os.path.relpath(place, root)
-        found += [posixpath.join(below, name) for name in names if _is_image(name)]
-    return found
-
-
-def _refuse(error: OSError) -> None:
-    raise StorageError(f"cannot list {error.filename}: {error.strerror}") from error
 
 
 def _text(names: Sequence[str], source: str) -> pa.Array:

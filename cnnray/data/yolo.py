@@ -6,7 +6,7 @@ neither crowds nor difficult objects: `write` keeps these in files of the same n
 
 import math
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -87,16 +87,20 @@ def _read_splits(source: str, pictures: Pictures) -> dict[str, str]:
     """Split by name of an image without its suffix, from the lists of data.yaml."""
     uri = files.join(source, "data.yaml")
     content = yaml.safe_load(files.read_bytes(uri)) if files.exists(uri) else {}
-    found = {}
+    found: dict[str, str] = {}
     for split in _SPLITS:
         name = content.get(split)
         if not isinstance(name, str) or not name.endswith(".txt"):
             continue
         for line in (_text(files.join(source, name))[0] or "").splitlines():
-            stem = posixpath.splitext(line.strip().partition("images/")[2])[0]
-            if stem in pictures.stems:
-                found[stem] = split
+            found |= {stem: split for stem in _stems_of(line.strip()) if stem in pictures.stems}
     return found
+
+
+def _stems_of(path: str) -> Iterator[str]:
+    """What an image in a list can be called: what follows its folder images/, of which several may be in the path."""
+    parts = posixpath.splitext(path)[0].split("/")
+    return ("/".join(parts[at + 1 :]) for at, part in enumerate(parts) if part == "images")
 
 
 def label_lines(row: dict[str, Any]) -> tuple[str, str]:

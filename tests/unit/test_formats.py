@@ -18,6 +18,7 @@ from cnnray.data.formats import FORMATS, read_annotations, write_annotations
 from cnnray.errors import DataError, OptionError, QuarantineError, UnknownNameError
 
 NAMES = ("cat", "dog & cat", "ü: 3")
+SPLITS = ("train", "val", "test")
 FOLDERS = {"coco": "images", "voc": "JPEGImages", "yolo": "images"}
 
 
@@ -288,6 +289,36 @@ def test_bad_yolo_lines_are_told_and_the_rest_is_read(tmp_path, line, code):
 def test_names_that_cannot_be_read_are_told(tmp_path, names, words):
     with pytest.raises(DataError, match=words):
         read_annotations(yolo(tmp_path, "0 0.5 0.5 1 1", names))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_names_with_spaces_and_folders_called_images_keep_their_split(tmp_path, kind):
+    images = [(f"my images/my photo {n}.png", split, 9, 9, [(1, 1, 5, 5, 0, "")]) for n, split in enumerate(SPLITS)]
+    expected = made(tmp_path / "images" / "photos", images)
+    found = written(expected, tmp_path / "my images" / "images" / "set", kind)
+    assert_same(found, expected, kind)
+    assert sorted(found.table["split"].to_pylist()) == sorted(SPLITS)
+
+
+@pytest.mark.parametrize("kind", ["voc", "yolo"])
+def test_folders_that_are_links_are_followed(tmp_path, kind):
+    expected = made(tmp_path / "photos", [(f"{part}/{part}.png", "", 9, 9, [(1, 1, 5, 5, 0, "")]) for part in "ab"])
+    written(expected, tmp_path / "set", kind)
+    for folder in (FOLDERS[kind], "Annotations" if kind == "voc" else "labels"):
+        (tmp_path / "set" / folder / "a").rename(tmp_path / f"a {folder}")
+        (tmp_path / "set" / folder / "a").symlink_to(tmp_path / f"a {folder}")
+    (tmp_path / "set" / FOLDERS[kind] / "a" / "back").symlink_to(tmp_path / "set")  # a way that never ends
+    assert_same(read_annotations(str(tmp_path / "set")), expected, kind)
+
+
+@pytest.mark.parametrize("what", ["images", "categories"])
+def test_one_id_of_several_is_told(tmp_path, what):
+    entries = {
+        "images": [{"id": 7, "file_name": f"{name}.png", "width": 100, "height": 80} for name in "ab"],
+        "categories": [{"id": 3, "name": name} for name in ("cat", "dog")],
+    }
+    with pytest.raises(DataError, match=f"expected different ids of the {what} of .*labels.json"):
+        read_annotations(coco(tmp_path, **{what: entries[what]}))
 
 
 def test_other_folders_are_told(tmp_path):
