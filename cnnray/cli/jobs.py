@@ -15,12 +15,14 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from inspect import BoundArguments
 from pathlib import Path
 from typing import Any
 
 from cnnray import __version__
+from cnnray.cli.cluster_token import show_token
 from cnnray.cli.console import say
 from cnnray.errors import CnnrayError, OptionError
 
@@ -80,21 +82,27 @@ def submit(words: Sequence[str], bound: BoundArguments, config_file: str | None,
     command = ["python", "-m", "cnnray", *words, "--address", "auto"]
     command += ["--config", _CONFIG] if config_file else []
     command += ["--json"] if as_json else []
-    with _working_dir(config_file) as folder:
-        job = client.submit_job(
-            entrypoint=shlex.join(command),
-            runtime_env={"env_vars": _variables()} | ({"working_dir": folder} if folder else {}),
-        )
+    try:
+        with _working_dir(config_file) as folder:
+            job = client.submit_job(
+                entrypoint=shlex.join(command),
+                runtime_env={"env_vars": _variables()} | ({"working_dir": folder} if folder else {}),
+            )
+    except (OSError, RuntimeError) as error:
+        raise CnnrayError(f"the cluster at {address} took no job: {' '.join(str(error).split())}") from error
     goes_on = f"the job goes on; follow it: ray job logs --follow {job}   end it: ray job stop {job}"
     try:
         say(f"job {job} at {address}")
         lines = asyncio.run(_show(client, job, as_json=as_json))
+        _wait_for_end(client, job)
+        info = client.get_job_info(job)
     except KeyboardInterrupt:
         say(goes_on)
         raise
     except (OSError, RuntimeError) as error:
-        raise CnnrayError(f"the connection to {address} broke: {error}; if the cluster is there, {goes_on}") from error
-    _check_end(client, job, lines)
+        said = " ".join(str(error).split())
+        raise CnnrayError(f"the connection to {address} broke: {said}; if the cluster is there, {goes_on}") from error
+    _check_end(info, lines)
     return next(filter(None, map(_json_object, reversed(lines))), None) if as_json else None
 
 
@@ -102,16 +110,35 @@ def refuse_local_paths(bound: BoundArguments) -> None:
     """Relative paths would be looked for in the job's own folder on the head, which ends with it.
 
     Raises:
-        OptionError: a relative path, as far as can be told from here.
+        OptionError: a relative path, as far as can be told from here; also the default of a record of galleries.
     """
+    record = next((value for name, value in _values(_with_defaults(bound)) if name == "record"), "")
+    if record and not _is_shared(record):
+        raise OptionError(
+            "expected --record or CNNRAY_RECORD, a database that the whole cluster reaches (postgresql://...) or an "
+            f"absolute path; {record!r} would be a file in the job's folder, which goes with it"
+        )
     for name, value in _values(bound.arguments):
-        if "://" in value or Path(value).is_absolute():
+        place = value.rpartition("=")[2]  # of --style NAME=PATH
+        if name.endswith("_column") or _is_shared(value) or _is_shared(place):
             continue
-        if name == "out" or "/" in value or Path(value).exists():
+        if name == "out" or "/" in place or Path(value).exists() or Path(place).exists():
             raise OptionError(
                 f"expected an absolute path or a URI (s3://, gs://) as {name} that the whole cluster reaches; "
                 f"got {value!r}"
             )
+
+
+def _is_shared(place: str) -> bool:
+    """Whether a place is the same wherever a job runs."""
+    return "://" in place or Path(place).is_absolute()
+
+
+def _with_defaults(bound: BoundArguments) -> Mapping[str, Any]:
+    """All arguments of a command that works on this machine's galleries; none where a service's are meant."""
+    whole = BoundArguments(bound.signature, OrderedDict(bound.arguments))
+    whole.apply_defaults()
+    return {} if whole.arguments.get("url") else whole.arguments
 
 
 def _values(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -126,8 +153,7 @@ def _values(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _connect(address: str) -> Any:
-    if _has_token():  # asked once, while Ray is imported
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    show_token()
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
@@ -140,17 +166,12 @@ def _connect(address: str) -> Any:
             f"the cluster at {address} asks for its token and refuses what was sent; expected it in RAY_AUTH_TOKEN, or "
             "its file in RAY_AUTH_TOKEN_PATH"
         ) from error
-    except (ConnectionError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:  # OSError: requests' errors are of it
         said = str(error).splitlines()[0].strip(".")
         raise OptionError(
             f"expected the dashboard of a Ray cluster at {address}, but none answers: {said} "
             "(from outside, first: ssh -N -L 8265:127.0.0.1:8265 HEAD)"
         ) from error
-
-
-def _has_token() -> bool:
-    names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    return any(os.environ.get(name) for name in names) or Path("~/.ray/auth_token").expanduser().exists()
 
 
 def _variables() -> dict[str, str]:
@@ -181,9 +202,13 @@ async def _show(client: Any, job: str, *, as_json: bool) -> list[str]:
     return [*lines, rest] if rest else lines
 
 
-def _check_end(client: Any, job: str, lines: Sequence[str]) -> None:
-    while (status := client.get_job_status(job)) not in _ENDED:  # the last lines come before it
+def _wait_for_end(client: Any, job: str) -> None:
+    while client.get_job_status(job) not in _ENDED:  # the last lines come before it
         time.sleep(_POLL_SECONDS)
+
+
+def _check_end(info: Any, lines: Sequence[str]) -> None:
+    job, status = info.submission_id, info.status
     if status == "STOPPED":
         raise CnnrayError(f"job {job} was stopped; the same command resumes")
     if status == "SUCCEEDED":
@@ -191,7 +216,6 @@ def _check_end(client: Any, job: str, lines: Sequence[str]) -> None:
     for sign, cure in _CURES.items():
         if any(sign in line for line in lines):
             raise CnnrayError(f"{cure}; cluster/Dockerfile makes an image that has all of it")
-    info = client.get_job_info(job)
     if info.driver_exit_code is None:
         raise CnnrayError(f"job {job} did not run to its end: {info.message}")
     sys.exit(info.driver_exit_code)

@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 from cnnray.cli.app import Flat, serve
+from cnnray.cli.cluster_token import show_token
 from cnnray.cli.console import say
 from cnnray.config import ServeConfig
 
@@ -77,6 +78,7 @@ def serve_deploy(
         timeout_s: seconds until the new version is given up.
         trust_dashboard: also where others reach the dashboard and it asks for no token.
     """
+    show_token()
     from cnnray.serve.deploy_file import read_deploy_file
     from cnnray.serve.rollout import roll_out
 

@@ -44,7 +44,7 @@ GRACE_SECONDS = 10.0  # that Serve waits longer than the application, whose own 
 ENVIRONMENT = {"MALLOC_ARENA_MAX": "2", "GOMP_SPINCOUNT": "1000"}
 _POLL_SECONDS = 0.2
 # By the option that asks for them.
-_REPLICAS: dict[str, type[Replica]] = {
+REPLICAS: dict[str, type[Replica]] = {
     classify.NAME: classify.Classifier,
     detect.NAME: detect.Detector,
     segment.NAME: segment.Segmenter,
@@ -65,14 +65,12 @@ def build(args: ServeConfig | Mapping[str, Any]) -> serve.Application:
     if not isinstance(args, ServeConfig):
         args = parse_config({name: value for name, value in args.items() if name != REVISION})
     config = args
+    check_has_models(config)
     places: Any = {name: _absolute(getattr(config, name)) for name in PLACES}
     config = dataclasses.replace(config, **places)
-    models = {name: deploy(name, _REPLICAS[name], config) for name in _wanted(config)}
+    models = {name: deploy(name, REPLICAS[name], config) for name in _wanted(config)}
     if config.stylize_jobs:
         models[stylize_jobs.NAME] = stylize_jobs.deploy(config)
-    if not models:
-        known = ", ".join([*_REPLICAS, stylize_jobs.NAME])
-        raise OptionError(f"the service has no model: expected one of the options {known}")
     if config.record:
         models[galleries.NAME] = galleries.deploy(config)
     ingress = serve.deployment(
@@ -231,17 +229,29 @@ def check_host(config: ServeConfig) -> None:
         )
 
 
+def check_has_models(config: ServeConfig) -> None:
+    """Raises OptionError where there is nothing that a service would answer with."""
+    if not _wanted(config) and not config.stylize_jobs:
+        known = ", ".join([*REPLICAS, stylize_jobs.NAME])
+        raise OptionError(f"the service has no model: expected one of the options {known}")
+
+
+def no_haproxy() -> OptionError:
+    """What to say where somebody asks for HAProxy on a cluster that runs."""
+    return OptionError(
+        "expected proxy default with an address: whether a cluster has HAProxy its nodes' environment decides "
+        "(RAY_SERVE_ENABLE_HA_PROXY=1 before ray start)"
+    )
+
+
 def _check_haproxy(local: bool) -> None:
     if not local:
-        raise OptionError(
-            "expected proxy default with an address: whether a cluster has HAProxy its nodes' environment decides "
-            "(RAY_SERVE_ENABLE_HA_PROXY=1 before ray start)"
-        )
+        raise no_haproxy()
     haproxy.check_prepared()
 
 
 def _wanted(config: ServeConfig) -> list[str]:
-    return [name for name in _REPLICAS if getattr(config, name)]
+    return [name for name in REPLICAS if getattr(config, name)]
 
 
 def _check_models(config: ServeConfig) -> None:

@@ -18,7 +18,17 @@ from ray.serve.schema import ServeDeploySchema
 from cnnray import files
 from cnnray.config import PLACES, ServeConfig
 from cnnray.errors import DataError, OptionError
-from cnnray.serve.app import APP, ENVIRONMENT, GRACE_SECONDS, check_host, logging_options, parse_config
+from cnnray.serve.app import (
+    APP,
+    ENVIRONMENT,
+    GRACE_SECONDS,
+    REPLICAS,
+    check_has_models,
+    check_host,
+    logging_options,
+    no_haproxy,
+    parse_config,
+)
 
 IMPORT_PATH = "cnnray.serve.app:build"
 _OF_HTTP = ("host", "port")
@@ -131,6 +141,15 @@ def _check_service(application: Mapping[str, Any], http: Mapping[str, Any], plac
                 f"expected {name} {asked} in http_options of {place}, as the service's args have it; got {told!r}"
             )
     check_host(config)
+    check_has_models(config)
+    if config.proxy != ServeConfig.proxy:
+        raise no_haproxy()
+    if not config.port:
+        raise OptionError(f"expected a port in {place}, got 0: every machine of a cluster listens on the same one")
+    for name in REPLICAS:
+        value = getattr(config, name)
+        if "/" in value and "://" not in value and not Path(value).is_absolute():
+            raise OptionError(f"expected an absolute path or a URI as {name} in {place}, got {value!r}")
     for name in PLACES:
         value = getattr(config, name)
         if value and "://" not in value and not Path(value).is_absolute():

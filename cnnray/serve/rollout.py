@@ -44,10 +44,12 @@ def roll_out(
     """
     check_dashboard(dashboard, trust=trust_dashboard)
     client = _connect(dashboard)
-    _check_listening(client.get_serve_details(), content)
     revision = uuid.uuid4().hex
     try:
+        _check_listening(client.get_serve_details(), content)
         client.deploy_applications(with_revision(content, revision))
+    except OSError as error:
+        raise ServiceError(f"the connection to the dashboard at {dashboard} broke: {_one_line(error)}") from error
     except RuntimeError as error:
         raise ServiceError(f"the cluster refused the configuration: {_one_line(error)}") from error
     _wait(client, revision, time.monotonic() + timeout_s, report)
@@ -66,7 +68,7 @@ def with_revision(content: Mapping[str, Any], revision: str) -> dict[str, Any]:
 def _connect(dashboard: str) -> ServeSubmissionClient:
     try:
         return ServeSubmissionClient(dashboard)
-    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+    except (OSError, RuntimeError, ValueError, RayError) as error:  # OSError: requests' errors are of it
         raise OptionError(f"expected a Ray dashboard at {dashboard}, but: {_one_line(error)}") from error
 
 
@@ -88,7 +90,7 @@ def _wait(
 ) -> None:
     said = ""
     while True:
-        app = client.get_serve_details().get("applications", {}).get(APP, {})
+        app = _state_of(client)
         config = app.get("deployed_app_config") or {}
         status = app.get("status")
         ours = (config.get("args") or {}).get(REVISION) == revision
@@ -103,6 +105,15 @@ def _wait(
             report(state)
         said = state
         time.sleep(_POLL_SECONDS)
+
+
+def _state_of(client: ServeSubmissionClient) -> Mapping[str, Any]:
+    """What Serve says of the service; that the dashboard does not answer, where that is so for the moment."""
+    try:
+        found: Mapping[str, Any] = client.get_serve_details().get("applications", {}).get(APP, {})
+        return found
+    except (OSError, RuntimeError) as error:
+        return {"message": f"the dashboard does not answer: {_one_line(error)}"}
 
 
 def _reason(app: Mapping[str, Any]) -> str:

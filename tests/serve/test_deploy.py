@@ -29,7 +29,8 @@ def head():
 def deploy(head, path, *words, **variables):
     command = [sys.executable, "-m", "cnnray", "--json", "serve", "deploy", path, "--dashboard"]
     command += [head["RAY_API_SERVER_ADDRESS"], *words]
-    return subprocess.run(command, env=head | variables, capture_output=True, text=True, timeout=500)
+    shell = {name: value for name, value in head.items() if name != "RAY_AUTH_MODE"}  # it has the token alone
+    return subprocess.run(command, env=shell | variables, capture_output=True, text=True, timeout=500)
 
 
 def write(path, config):

@@ -85,6 +85,10 @@ def test_options_of_the_service_are_checked_before_a_cluster_sees_them():
     refused("expected host 127.0.0.1 in http_options of here, .*; got '0.0.0.0'", http={"host": "0.0.0.0"})
     refused("host 0.0.0.0 lets other machines reach", http={"host": "0.0.0.0"}, host="0.0.0.0")
     refused("expected an absolute path or a URI as record in here, got 'galleries.db'", record="galleries.db")
+    refused("expected an absolute path or a URI as classifier in here, got 'runs/x'", classifier="runs/x")
+    refused("the service has no model: expected one of the options classifier", faces="")
+    refused("whether a cluster has HAProxy its nodes' environment decides", proxy="haproxy")
+    refused("expected a port in here, got 0", http={"port": 0}, port=0)
 
 
 def test_what_is_no_configuration_is_refused(tmp_path):
