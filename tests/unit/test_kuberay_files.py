@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import ipaddress
 import re
 from pathlib import Path
 
@@ -184,7 +185,8 @@ def listed(of, most=99):
 TEXT = {"type": "string", "minLength": 1}
 TEXTS = {"type": "object", "additionalProperties": TEXT, "minProperties": 1}
 SELECTOR = closed(["matchLabels"], matchLabels=TEXTS)
-PEERS = listed({**closed(podSelector=SELECTOR, namespaceSelector=SELECTOR), "minProperties": 1})
+BLOCK = closed(["cidr"], cidr={"type": "string", "pattern": r"^\d+\.\d+\.\d+\.\d+/\d+$"})
+PEERS = listed({**closed(podSelector=SELECTOR, namespaceSelector=SELECTOR, ipBlock=BLOCK), "minProperties": 1})
 PORTS = listed(closed(["protocol", "port"], protocol={"enum": ["TCP", "UDP"]}, port={"type": "integer"}))
 HEAD = {"apiVersion": TEXT, "kind": TEXT, "metadata": closed(["name", "namespace"], name=TEXT, namespace=TEXT)}
 CORE = {
@@ -243,8 +245,10 @@ def test_only_the_operator_and_who_is_let_in_reach_the_pods():
     spec = load("networkpolicy")[0]["spec"]
     ports = {rule["port"] for entry in spec["ingress"][1:] for rule in entry["ports"]}
     assert ports == {8000, 8265}
-    guests = spec["ingress"][-1]
+    guests, gateway = spec["ingress"][-2:]
     assert guests["from"] == [{"namespaceSelector": {"matchLabels": {"cnnray-client": "true"}}}]
-    assert [rule["port"] for rule in guests["ports"]] == [8000]
+    assert [rule["port"] for entry in (guests, gateway) for rule in entry["ports"]] == [8000, 8000]
+    networks = [ipaddress.ip_network(peer["ipBlock"]["cidr"]) for peer in gateway["from"]]
+    assert networks[0].is_private and len(networks) == 3 and all(network.prefixlen >= 16 for network in networks)
     assert re.search("80 to 169.254.169.254", (FOLDER / "networkpolicy.yaml").read_text())
     assert not any(rule.get("port") == 80 for entry in spec["egress"] for rule in entry.get("ports", []))
