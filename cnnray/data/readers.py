@@ -99,11 +99,11 @@ def index_manifest(source: str, config: ManifestConfig) -> pa.Table:
             f"{', '.join(table.column_names)} (choose with --path-column and --label-column)"
         )
     paths = table[config.path_column].cast(pa.string()).combine_chunks()
-    label = table[config.label_column].cast(pa.string()) if labelled else pa.nulls(len(paths), pa.string())
+    label = _filled(table[config.label_column]) if labelled else pa.nulls(len(paths), pa.string())
     empty = pc.sum(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(paths), ""), True)).as_py()
     if empty:
         raise DataError(f"expected a path in every row of {source}, but {empty} of {len(paths)} have none")
-    split = pc.fill_null(table["split"].cast(pa.string()), "train") if "split" in table.column_names else None
+    split = pc.fill_null(_filled(table["split"]), "train") if "split" in table.column_names else None
     columns = {
         "id": table["id"].cast(pa.string()) if "id" in table.column_names else paths,
         "path": resolve(paths, source),
@@ -111,6 +111,12 @@ def index_manifest(source: str, config: ManifestConfig) -> pa.Table:
         "split": split if split is not None else pa.array(["train"] * len(paths), pa.string()),
     }
     return pa.table(columns, schema=INDEX_SCHEMA)
+
+
+def _filled(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column as text, with null in place of empty cells, which is what CSV has for null."""
+    text = column.cast(pa.string())
+    return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
 
 
 def read_manifest_table(source: str) -> pa.Table:

@@ -79,7 +79,12 @@ def read_names(source: str) -> list[str]:
             found = [found[number] for number in range(len(found))]
         if not isinstance(found, list) or not found:
             raise DataError(f"expected a list names, or names by numbers from 0 on, in {uri}, got {found!r}")
-        return [str(entry).strip() for entry in found if str(entry).strip()]
+        names = ["" if entry is None else str(entry).strip() for entry in found]
+        while names and not names[-1]:  # the file ends with an empty line
+            names.pop()
+        if not all(names):
+            raise DataError(f"expected a name for every class in {uri}, but number {names.index('')} has none")
+        return names
     raise DataError(f"expected the names of the classes in {source} as one of {', '.join(NAMES)}, but found none")
 
 

@@ -284,6 +284,8 @@ def test_bad_yolo_lines_are_told_and_the_rest_is_read(tmp_path, line, code):
         ("names: {0: a, 2: b}", "by numbers from 0 on"),
         ("- what", "cannot be read"),
         ("names: [", "cannot be read"),
+        ("names: [cat, '', dog]", "a name for every class in .*, but number 1 has none"),
+        ("names: {0: cat, 1: null, 2: dog}", "a name for every class in .*, but number 1 has none"),
     ],
 )
 def test_names_that_cannot_be_read_are_told(tmp_path, names, words):
