@@ -67,7 +67,9 @@ def test_an_object_store_is_listed_like_a_disk():
 
 
 def test_a_csv_manifest_resolves_paths_beside_it_and_keeps_labels_as_text(tmp_path):
-    (tmp_path / "m.csv").write_text("path,label,split\na/1.jpg,007,train\n/abs/2.jpg,8,val\ns3://b/3.jpg,9,\n4.jpg,,val\n")
+    (tmp_path / "m.csv").write_text(
+        "path,label,split\na/1.jpg,007,train\n/abs/2.jpg,8,val\ns3://b/3.jpg,9,\n4.jpg,,val\n"
+    )
     table = build_index(str(tmp_path / "m.csv"), CONFIG)
     by_id = {row["id"]: row for row in table.to_pylist()}
     assert by_id["a/1.jpg"] == {"id": "a/1.jpg", "path": f"{tmp_path}/a/1.jpg", "label": "007", "split": "train"}

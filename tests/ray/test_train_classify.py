@@ -247,7 +247,8 @@ def test_a_worker_that_dies_as_it_starts_keeps_no_place(tmp_path):
 
 def tell_of_actors():
     """In a worker: which actors run beside it, and which of the training's have imported torchvision."""
-    beside = {process: " ".join(process.cmdline()) for process in psutil.Process().parent().children()}
+    # a process that gives itself a name fills the rest of its words with blanks
+    beside = {process: " ".join(process.cmdline()).strip() for process in psutil.Process().parent().children()}
     trains = {process: name for process, name in beside.items() if "TrainController" in name or "TrainWorker" in name}
     imported = [name for process, name in trains.items() if "torchvision" in str(process.memory_maps())]
     raise OptionError(f"{' '.join(beside.values())}; torchvision: {' '.join(imported)}")
