@@ -279,25 +279,28 @@ class Gallery:
         Raises:
             GalleryError: "no_gallery": it was dropped.
         """
-        while True:
-            since = self._index.version
-            delta = self.record.changes_since(self._row.id, since)
-            if delta is None:
-                self._forget_snapshot()
-                raise GalleryError("no_gallery", f"gallery {self._row.name!r} was dropped")
-            with self._changing if delta.version > since else contextlib.nullcontext():
-                if self._index.version >= since:  # else `rebuild` has put an older one there, which lacks more
-                    self._apply(delta)
-                    return self._index.version
+        delta = self._changes_since(self._index.version)
+        if delta.version > self._index.version:
+            with self._changing:
+                self._apply(self._index, delta)
+        return self._index.version
 
-    def _apply(self, delta: Delta) -> None:
-        """Bring the index to the version of a delta from its own version, or from one before it."""
-        if delta.version <= self._index.version:  # another thread applied as much
+    def _changes_since(self, version: int) -> Delta:
+        """As of the record; raises GalleryError: "no_gallery"."""
+        delta = self.record.changes_since(self._row.id, version)
+        if delta is None:
+            self._forget_snapshot()
+            raise GalleryError("no_gallery", f"gallery {self._row.name!r} was dropped")
+        return delta
+
+    def _apply(self, index: FaceIndex, delta: Delta) -> None:
+        """Bring an index to the version of a delta, which begins at the index's version or at one before it."""
+        if delta.version <= index.version:  # another thread applied as much
             return
         if delta.settings:
             self._read_row()
         ids_I, points_ID = mean_embeddings(delta.faces.identity_ids_N, delta.faces.embeddings_ND)
-        self._index.apply(delta.version, ids_I, points_ID, np.setdiff1d(delta.changed_I, ids_I))
+        index.apply(delta.version, ids_I, points_ID, np.setdiff1d(delta.changed_I, ids_I))
         if delta.removed:
             self._forget_snapshot()
 
@@ -331,6 +334,8 @@ class Gallery:
         """Read all faces from the record again, build the index anew, write a snapshot; returns `describe`."""
         index = load_index(self.record, self._row, self._config)
         with self._changing:
+            # the index never gets older: whoever waits here has a delta that begins at the version of the one so far
+            self._apply(index, self._changes_since(index.version))
             self._index = index
         self._read_row()
         if self._index.needs_build:
