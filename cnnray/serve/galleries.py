@@ -144,12 +144,13 @@ class OpenGalleries:
         """See `Gallery.maintain`; of all that are open, and of those that were dropped. What fails is logged, and tried
         again next time."""
         self._record.maintain()
-        try:
-            if self._has_dropped:
+        if self._has_dropped:
+            self._has_dropped = False  # before, not after: another may be dropped meanwhile
+            try:
                 forget_dropped(self._record, self._config)
-                self._has_dropped = False
-        except CnnrayError as error:
-            logger.warning("galleries: snapshots of dropped ones are still to be removed: %s", error)
+            except CnnrayError as error:
+                self._has_dropped = True
+                logger.warning("galleries: snapshots of dropped ones are still to be removed: %s", error)
         for name, gallery in list(self._opened.items()):
             try:
                 gallery.maintain()

@@ -278,13 +278,14 @@ class Record:
         Returns:
             by place ("tables", "log"), whether nothing deleted is left there.
         """
-        self._owes_purge = True
+        self._owes_purge = False  # before, not after: what fails meanwhile in another thread stays owed
         try:
             done = self._empty_log(patience) if self.database.is_sqlite else self._vacuum()
         except RecordError as error:
             logger.warning("galleries: what was erased waits to be taken out of the files: %s", error)
             done = False
-        self._owes_purge = not done
+        if not done:
+            self._owes_purge = True
         return {"tables": done, "log": done and self.database.is_sqlite}
 
     def maintain(self) -> None:
