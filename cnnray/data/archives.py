@@ -46,8 +46,8 @@ def _refuse_unsafe(member: tarfile.TarInfo, path: Path) -> None:
         tarfile.data_filter(member, str(path.parent))  # nothing is written there: it stands for any folder
     except tarfile.FilterError as error:
         raise DataError(f"expected only files within its own folder in {path}, but: {error}") from error
-    parts = PurePosixPath(member.name).parts
-    if ".." in parts or parts[:1] == ("/",):  # within the archive's folder perhaps, but not within ours
+    name = PurePosixPath(member.name)
+    if ".." in name.parts or name.is_absolute():  # within the archive's folder perhaps, but not within ours
         raise DataError(f"expected only files within its own folder in {path}, but one is {member.name!r}")
     if member.issparse():  # few bytes in the archive, any number outside of it
         raise DataError(f"expected only plain files in {path}, but {member.name!r} is a sparse one")

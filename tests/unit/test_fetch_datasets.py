@@ -423,6 +423,7 @@ def sparse():
     [
         (("../outside.jpg", b"x"), "outside"),
         (("/jpg/image_00001.jpg", b"x"), "'/jpg/image_00001.jpg'"),
+        (("//jpg/image_00001.jpg", b"x"), "'//jpg/image_00001.jpg'"),
         (("jpg/../../outside.jpg", b"x"), "outside"),
         (("jpg/../image_00001.jpg", b"x"), "'jpg/../image_00001.jpg'"),
         (link("jpg/image_00001.jpg", "/etc/passwd"), "absolute path"),
