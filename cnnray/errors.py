@@ -238,3 +238,8 @@ class ServiceError(CnnrayError):
         self.status = status
         self.request_id = request_id
         self.details = dict(details or {})
+
+
+def one_line(text: object) -> str:
+    """What others' errors say in many lines, as one."""
+    return " ".join(str(text).split())

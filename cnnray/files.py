@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from cnnray.errors import OptionError, StorageError
+from cnnray.errors import OptionError, StorageError, one_line
 
 _CLOUDS = {"aiobotocore", "aiohttp", "botocore", "gcsfs", "google"}
 
@@ -45,6 +45,11 @@ def join(uri: str, *parts: str) -> str:
 def is_local(uri: str) -> bool:
     """Whether `uri` is on a disk that this process can reach by path."""
     return isinstance(filesystem(uri)[0], LocalFileSystem)
+
+
+def is_absolute(uri: str) -> bool:
+    """Whether it is a place by itself, wherever work runs: a URI, or an absolute path."""
+    return "://" in uri or uri.startswith("/")
 
 
 def absolute(uri: str) -> str:
@@ -99,7 +104,8 @@ def _walk(root: str) -> list[str]:
             continue
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [posixpath.join(os.path.relpath(place, root), name) if place != root else name for name in names]
+        below = "" if place == root else os.path.relpath(place, root)
+        found += [posixpath.join(below, name) for name in names]
     return found
 
 
@@ -227,7 +233,7 @@ def storage_errors(uri: str) -> Iterator[None]:
         raise StorageError(f"cannot access {uri}: {error.strerror or error}") from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] in _CLOUDS:  # no credentials, no such endpoint, ...
-            raise StorageError(f"cannot access {uri}: {' '.join(str(error).split())}") from error
+            raise StorageError(f"cannot access {uri}: {one_line(error)}") from error
         raise
 
 

@@ -39,7 +39,7 @@ from cnnray.cli import (  # noqa: F401 (most add their commands)
 )
 from cnnray.cli.app import app
 from cnnray.cli.console import say
-from cnnray.errors import CnnrayError, OptionError
+from cnnray.errors import CnnrayError, OptionError, one_line
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if argv is None:
                 redirected.pop_all()  # as long as the program lives: Ray may have something to say after the answer
     except CnnrayError as error:
-        say(f"cnnray: {' '.join(str(error).split())}")
+        say(f"cnnray: {one_line(error)}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         say("interrupted; the same command resumes")

@@ -15,16 +15,15 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from inspect import BoundArguments
 from pathlib import Path
 from typing import Any
 
-from cnnray import __version__
+from cnnray import __version__, files
 from cnnray.cli.cluster_token import show_token
 from cnnray.cli.console import say
-from cnnray.errors import CnnrayError, OptionError
+from cnnray.errors import CnnrayError, OptionError, one_line
 
 ASKED_BY = "CNNRAY_ASKED_BY"  # version of whoever submitted the job
 _CONFIG = "config.toml"
@@ -89,7 +88,7 @@ def submit(words: Sequence[str], bound: BoundArguments, config_file: str | None,
                 runtime_env={"env_vars": _variables()} | ({"working_dir": folder} if folder else {}),
             )
     except (OSError, RuntimeError) as error:
-        raise CnnrayError(f"the cluster at {address} took no job: {' '.join(str(error).split())}") from error
+        raise CnnrayError(f"the cluster at {address} took no job: {one_line(error)}") from error
     goes_on = f"the job goes on; follow it: ray job logs --follow {job}   end it: ray job stop {job}"
     try:
         say(f"job {job} at {address}")
@@ -100,8 +99,8 @@ def submit(words: Sequence[str], bound: BoundArguments, config_file: str | None,
         say(goes_on)
         raise
     except (OSError, RuntimeError) as error:
-        said = " ".join(str(error).split())
-        raise CnnrayError(f"the connection to {address} broke: {said}; if the cluster is there, {goes_on}") from error
+        broke = f"the connection to {address} broke: {one_line(error)}"
+        raise CnnrayError(f"{broke}; if the cluster is there, {goes_on}") from error
     _check_end(info, lines)
     return next(filter(None, map(_json_object, reversed(lines))), None) if as_json else None
 
@@ -113,14 +112,14 @@ def refuse_local_paths(bound: BoundArguments) -> None:
         OptionError: a relative path, as far as can be told from here; also the default of a record of galleries.
     """
     record = next((value for name, value in _values(_with_defaults(bound)) if name == "record"), "")
-    if record and not _is_shared(record):
+    if record and not files.is_absolute(record):
         raise OptionError(
             "expected --record or CNNRAY_RECORD, a database that the whole cluster reaches (postgresql://...) or an "
             f"absolute path; {record!r} would be a file in the job's folder, which goes with it"
         )
     for name, value in _values(bound.arguments):
         place = value.rpartition("=")[2]  # of --style NAME=PATH
-        if name.endswith("_column") or _is_shared(value) or _is_shared(place):
+        if name.endswith("_column") or files.is_absolute(value) or files.is_absolute(place):
             continue
         if name == "out" or "/" in place or Path(value).exists() or Path(place).exists():
             raise OptionError(
@@ -129,14 +128,9 @@ def refuse_local_paths(bound: BoundArguments) -> None:
             )
 
 
-def _is_shared(place: str) -> bool:
-    """Whether a place is the same wherever a job runs."""
-    return "://" in place or Path(place).is_absolute()
-
-
 def _with_defaults(bound: BoundArguments) -> Mapping[str, Any]:
     """All arguments of a command that works on this machine's galleries; none where a service's are meant."""
-    whole = BoundArguments(bound.signature, OrderedDict(bound.arguments))
+    whole = bound.signature.bind_partial(*bound.args, **bound.kwargs)
     whole.apply_defaults()
     return {} if whole.arguments.get("url") else whole.arguments
 

@@ -106,7 +106,7 @@ def write_coco(annotations: Annotations, uri: str) -> None:
 
 def _image(entry: Mapping[str, Any], images: str, split: str) -> RawImage:
     name = str(entry["file_name"])
-    path = name if "://" in name or name.startswith("/") else posixpath.join(images.rstrip("/"), name)
+    path = name if files.is_absolute(name) else posixpath.join(images.rstrip("/"), name)
     return RawImage(name, path, split, int(entry["height"]), int(entry["width"]))
 
 

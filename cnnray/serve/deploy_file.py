@@ -17,7 +17,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from cnnray import files
 from cnnray.config import PLACES, ServeConfig
-from cnnray.errors import DataError, OptionError
+from cnnray.errors import DataError, OptionError, one_line
 from cnnray.serve.app import (
     APP,
     ENVIRONMENT,
@@ -84,7 +84,7 @@ def read_deploy_file(path: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise DataError(f"expected Serve's configuration at {path}, but there is no file") from error
     except yaml.YAMLError as error:
-        raise DataError(f"expected YAML in {path}: {' '.join(str(error).split())}") from error
+        raise DataError(f"expected YAML in {path}: {one_line(error)}") from error
     check_deploy(content, path)
     return dict(content)
 
@@ -146,13 +146,10 @@ def _check_service(application: Mapping[str, Any], http: Mapping[str, Any], plac
         raise no_haproxy()
     if not config.port:
         raise OptionError(f"expected a port in {place}, got 0: every machine of a cluster listens on the same one")
-    for name in REPLICAS:
+    for name in (*PLACES, *REPLICAS):
         value = getattr(config, name)
-        if "/" in value and "://" not in value and not Path(value).is_absolute():
-            raise OptionError(f"expected an absolute path or a URI as {name} in {place}, got {value!r}")
-    for name in PLACES:
-        value = getattr(config, name)
-        if value and "://" not in value and not Path(value).is_absolute():
+        is_place = bool(value) if name in PLACES else "/" in value  # a model may have a name
+        if is_place and not files.is_absolute(value):
             raise OptionError(f"expected an absolute path or a URI as {name} in {place}, got {value!r}")
 
 

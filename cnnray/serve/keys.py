@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pydantic import ConfigDict, TypeAdapter
 
 from cnnray import files
-from cnnray.errors import DataError, OptionError, UnknownNameError
+from cnnray.errors import DataError, OptionError, UnknownNameError, one_line
 
 SCOPES = {
     "infer": "classify, detect, segment, stylize; find and compare faces",
@@ -103,21 +103,8 @@ def create_key(
     return key, f"cnnray_{key.id}_{secret}"
 
 
-def list_keys(folder: str) -> list[Key]:
-    """Those that were not revoked, oldest first.
-
-    Raises:
-        StorageError: the folder cannot be read.
-        DataError: a file in it is no key.
-    """
-    keys, faults = read_keys(folder)
-    for fault in faults:
-        raise fault
-    return keys
-
-
 def read_keys(folder: str) -> tuple[list[Key], list[DataError]]:
-    """As `list_keys`, and what is wrong with each file that is no key.
+    """Those that were not revoked, oldest first, and what is wrong with each file that is no key.
 
     Raises:
         StorageError: the folder cannot be read.
@@ -156,8 +143,8 @@ def _read(path: str) -> Key:
             raise ValueError(f"it is that of {key.id}")
         return key
     except (TypeError, ValueError) as error:
-        detail = " ".join(str(error).split())
-        raise DataError(f"expected a key in {path}, which `cnnray serve keys create` writes: {detail}") from error
+        told = f"expected a key in {path}, which `cnnray serve keys create` writes: {one_line(error)}"
+        raise DataError(told) from error
 
 
 def digest_of(secret: str) -> str:

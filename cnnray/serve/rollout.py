@@ -8,7 +8,7 @@ from typing import Any
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from ray.exceptions import RayError
 
-from cnnray.errors import OptionError, ServiceError
+from cnnray.errors import OptionError, ServiceError, one_line
 from cnnray.serve.app import APP, REVISION, why_not
 from cnnray.serve.dashboard import check_dashboard
 
@@ -49,9 +49,9 @@ def roll_out(
         _check_listening(client.get_serve_details(), content)
         client.deploy_applications(with_revision(content, revision))
     except OSError as error:
-        raise ServiceError(f"the connection to the dashboard at {dashboard} broke: {_one_line(error)}") from error
+        raise ServiceError(f"the connection to the dashboard at {dashboard} broke: {one_line(error)}") from error
     except RuntimeError as error:
-        raise ServiceError(f"the cluster refused the configuration: {_one_line(error)}") from error
+        raise ServiceError(f"the cluster refused the configuration: {one_line(error)}") from error
     _wait(client, revision, time.monotonic() + timeout_s, report)
     return revision
 
@@ -69,7 +69,7 @@ def _connect(dashboard: str) -> ServeSubmissionClient:
     try:
         return ServeSubmissionClient(dashboard)
     except (OSError, RuntimeError, ValueError, RayError) as error:  # OSError: requests' errors are of it
-        raise OptionError(f"expected a Ray dashboard at {dashboard}, but: {_one_line(error)}") from error
+        raise OptionError(f"expected a Ray dashboard at {dashboard}, but: {one_line(error)}") from error
 
 
 def _check_listening(details: Mapping[str, Any], content: Mapping[str, Any]) -> None:
@@ -113,14 +113,10 @@ def _state_of(client: ServeSubmissionClient) -> Mapping[str, Any]:
         found: Mapping[str, Any] = client.get_serve_details().get("applications", {}).get(APP, {})
         return found
     except (OSError, RuntimeError) as error:
-        return {"message": f"the dashboard does not answer: {_one_line(error)}"}
+        return {"message": f"the dashboard does not answer: {one_line(error)}"}
 
 
 def _reason(app: Mapping[str, Any]) -> str:
     deployments = app.get("deployments", {}).items()
     rows = [(name, one.get("status", ""), one.get("message") or one.get("status", "")) for name, one in deployments]
     return why_not(app.get("message", ""), rows)
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split())

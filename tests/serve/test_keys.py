@@ -8,7 +8,7 @@ import pytest
 
 from cnnray.client import Client
 from cnnray.errors import ServiceError
-from cnnray.serve.keys import create_key, list_keys, revoke_key
+from cnnray.serve.keys import create_key, read_keys, revoke_key
 from tests.serving import Service
 
 PAGE = "https://shop.example"
@@ -122,7 +122,7 @@ def test_requests_are_logged_by_their_ids_without_paths_and_secrets(guarded, sho
         time.sleep(0.2)
         lines = [line for path in (guarded.folder / "logs").glob("*.log") for line in path.read_text().splitlines()]
         found = [record for record in map(json.loads, lines) if record.get("request") == id]
-    (infer,) = [key.id for key in list_keys(keys) if key.name == "infer"]
+    (infer,) = [key.id for key in read_keys(keys)[0] if key.name == "infer"]
     assert [(one["method"], one["endpoint"], one["status"]) for one in found] == [
         ("GET", "", 403),
         ("POST", "/v1/classify", 200),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cnnray.serve.keys import list_keys
+from cnnray.serve.keys import read_keys
 from tests.commands import run_command
 
 
@@ -30,7 +30,7 @@ def test_a_key_is_shown_once(call, tmp_path):
     assert secret not in str(listed) + said and "digest" not in str(listed) and "camera" in said
     gone, said = call("revoke", made["id"])
     assert gone["id"] == made["id"] and f"key {made['id']} of shop is revoked" in said
-    assert [key.name for key in list_keys(str(tmp_path / "keys"))] == ["camera"]
+    assert [key.name for key in read_keys(str(tmp_path / "keys"))[0]] == ["camera"]
 
 
 def test_what_is_wrong_is_one_line(call):

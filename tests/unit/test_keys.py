@@ -10,7 +10,7 @@ import pytest
 from cnnray.errors import DataError, OptionError, StorageError, UnknownNameError
 from cnnray.serve import key_ring
 from cnnray.serve.key_ring import KeyRing
-from cnnray.serve.keys import SCOPES, create_key, list_keys, revoke_key
+from cnnray.serve.keys import SCOPES, create_key, read_keys, revoke_key
 from cnnray.serve.problems import Refusal
 
 
@@ -33,10 +33,10 @@ def test_a_key_is_stored_without_its_secret(folder, tmp_path):
     assert id == key.id and len(secret) == 43 and key.scopes == ("infer", "faces:read")
     (stored,) = (tmp_path / "keys").iterdir()
     assert secret not in stored.read_text() and secret not in repr(key)
-    assert list_keys(folder) == [key] and list_keys(str(tmp_path / "none")) == []
+    assert read_keys(folder) == ([key], []) and read_keys(str(tmp_path / "none")) == ([], [])
     other, again = create_key(folder, "shop", ("infer",))
-    assert again != shown and other.id != key.id and {one.id for one in list_keys(folder)} == {key.id, other.id}
-    assert revoke_key(folder, key.id) == key and list_keys(folder) == [other]
+    assert again != shown and other.id != key.id and {one.id for one in read_keys(folder)[0]} == {key.id, other.id}
+    assert revoke_key(folder, key.id) == key and read_keys(folder) == ([other], [])
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_keys_that_make_no_sense_are_refused(folder, words, kind, message):
     name, scopes, *limits = words
     with pytest.raises(kind, match=message):
         create_key(folder, name, scopes, **dict(zip(("per_minute", "days"), limits, strict=False)))
-    assert list_keys(folder) == []
+    assert read_keys(folder) == ([], [])
 
 
 def test_a_file_that_is_no_key_is_named_and_an_unknown_key_too(folder, tmp_path):
@@ -62,8 +62,9 @@ def test_a_file_that_is_no_key_is_named_and_an_unknown_key_too(folder, tmp_path)
     with pytest.raises(UnknownNameError, match="unknown key '../x'; known: "):
         revoke_key(folder, "../x")
     (tmp_path / "keys" / "other.json").write_text("{}")
+    (_, (fault,)) = read_keys(folder)
     with pytest.raises(DataError, match="other.json, which `cnnray serve keys create` writes"):
-        list_keys(folder)
+        raise fault
 
 
 def test_a_ring_knows_keys_and_scopes(folder):

@@ -19,7 +19,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
-from cnnray.errors import OptionError, RecordError
+from cnnray.errors import OptionError, RecordError, one_line
 
 _BUSY_SECONDS = 30
 _WRITES = "cnnray_writes"
@@ -97,7 +97,7 @@ class Database:
 
     def _sentence(self, error: Exception) -> str:
         cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-        said = " ".join(str(cause).split())
+        said = one_line(cause)
         code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_FULL or "No space left" in said:
             return f"no space left for {self.shown}; this change was not made, earlier ones are safe: free some space"
