@@ -43,7 +43,7 @@ def download_once(url: str) -> str:
 def absolute_weights(weights: str) -> str:
     """What an option `weights` is, a word such as "default" or a path or URI, with a path made absolute: workers, those
     of Ray Train above all, run in folders of their own."""
-    is_word = weights in ("default", "none") or "/" not in weights and not files.exists(weights)
+    is_word = weights in ("default", "none") or ("/" not in weights and not files.exists(weights))
     return weights if is_word else files.absolute(weights)
 
 
